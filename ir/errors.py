@@ -1,0 +1,23 @@
+"""Errors of the compiler: each names the stage, the node, what was wrong and what to do."""
+from __future__ import annotations
+
+
+class SardonyxError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ModelError(SardonyxError):
+    """The model is damaged, inconsistent or breaks the ONNX specification."""
+
+    def __init__(self, reason: str, node: str | None = None, hint: str | None = None) -> None:
+        self.reason, self.node, self.hint = reason, node, hint
+        where = f"node {node}: " if node else ""
+        super().__init__(where + reason + (f" ({hint})" if hint else ""))
+
+
+class UnsupportedError(ModelError, NotImplementedError):
+    """The model is well-formed but uses something that is not implemented yet."""
+
+
+class TargetError(SardonyxError):
+    """A target is unknown, or what was compiled does not fit the machine."""

@@ -1,0 +1,159 @@
+"""Plans: a compiled model as pure data. A session, a package and a native library execute the same plan.
+
+All sizes live in one vector of int64 *numbers*; constants first, then the model's symbolic sizes, then derived values, which a small program
+(`Instruction`s) computes. Steps name buffers and numbers by position.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Operators of the size program: dst = op(a, b, c), all positions of numbers; LOAD: dst = int64 element numbers[b] of buffer a.
+OPERATORS = ("add", "sub", "mul", "floordiv", "mod", "min", "max", "lt", "le", "eq", "ne", "select", "load", "div", "rem", "and", "or", "not", "abs", "sign")
+OPCODE = {name: i for i, name in enumerate(OPERATORS)}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """`numbers[target] = operator(numbers[a], numbers[b], numbers[c])`; division and remainder by zero give zero."""
+
+    operator: str
+    target: int
+    a: int
+    b: int = 0
+    c: int = 0
+
+
+@dataclass(frozen=True)
+class BufferSpec:
+    """A tensor in memory.
+
+    Args:
+        name: the value's name in the model, or one derived from it.
+        dtype: short name of the element type.
+        shape: positions of the sizes in the numbers.
+        order: dimensions from outermost to innermost in memory.
+        storage: `input`, `output`, `constant`, `arena` or `host` (owned by the host between segments).
+        index: position among inputs, outputs, constants; for `arena` the segment.
+        offset: position of the number that holds the byte offset in its segment's arena (arena only).
+        bytes: position of the number that holds its size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    storage: str
+    index: int
+    offset: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """Launch a kernel: `lo, hi` over `units`, split evenly among threads."""
+
+    kernel: int
+    buffers: tuple[int, ...]
+    parameters: tuple[int, ...]
+    units: int
+    origin: tuple[str, ...] = ()
+    flops: int = -1
+    bytes: int = -1
+
+
+@dataclass(frozen=True)
+class SizeStep:
+    """Run instructions first <= k < last of the size program (those that depend on elements computed before)."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class SegmentStep:
+    """Reserve the arena of a segment, whose size is now known: the driver returns to the host for it."""
+
+    segment: int
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """Call host function `function` on host values; the driver returns to the host for it.
+
+    Inputs and outputs are (`buffer`, position) or (`value`, position); an absent input is None.
+    """
+
+    function: int
+    inputs: tuple[tuple[str, int] | None, ...]
+    outputs: tuple[tuple[str, int], ...]
+    reason: str
+    origin: tuple[str, ...] = ()
+
+
+Step = KernelStep | SizeStep | SegmentStep | HostStep
+
+
+@dataclass(frozen=True)
+class Port:
+    """A model input or output.
+
+    Args:
+        name: as in the model.
+        type: ONNX Runtime's spelling (`tensor(float)`, `seq(tensor(int64))`).
+        shape: int, or symbolic name, or None per dimension; None for what has no shape.
+        buffer: position among the buffers, -1 for a host value.
+        value: position among host values, -1 for a tensor.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...] | None
+    buffer: int
+    value: int = -1
+
+
+@dataclass(frozen=True)
+class SizeCheck:
+    """Dimension `dim` of input `input` equals number `number` (guards checked before a run)."""
+
+    input: int
+    dim: int
+    number: int
+
+
+@dataclass
+class Plan:
+    """Everything needed to run a compiled model, but its objects' and constants' bytes.
+
+    Args:
+        target: text form of the target's key.
+        numbers: initial values of all numbers (0 where computed).
+        sizes: (input, dim, number): sizes read from the inputs before a run.
+        checks: dimensions that must equal numbers.
+        program: the size program; the first `eager` instructions run before step 0.
+        kernels: symbols, in the order steps refer to them; each is an object of the package.
+        segments: position of the number holding each arena segment's bytes; segment 0 is known after the eager program.
+        constants: number of constant arrays.
+        scratch: position of the number with the largest scratch of any step.
+        host_functions: (name, payload) of host callbacks, payload JSON-able.
+        host_values: number of host values.
+        metadata: producer, graph name, description, version, custom entries.
+    """
+
+    target: str
+    numbers: list[int]
+    sizes: list[tuple[int, int, int]]
+    checks: list[SizeCheck]
+    program: list[Instruction]
+    eager: int
+    buffers: list[BufferSpec]
+    inputs: list[Port]
+    outputs: list[Port]
+    steps: list[Step]
+    kernels: list[str]
+    segments: list[int]
+    constants: int
+    scratch: int
+    host_functions: list[tuple[str, str]] = field(default_factory=list)
+    host_values: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,80 @@
+"""Targets: frozen facts about a machine. Always passed, never global; parsed from strings such as `x86-64-v4` or `aarch64-linux-gnu:cortex-a76`."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine that kernels are compiled for.
+
+    Args:
+        triple: LLVM target triple.
+        cpu: LLVM processor name.
+        features: LLVM feature string (`+avx2,+fma`), empty for what `cpu` implies.
+        isa: instruction-set family the schedules choose by: `avx512`, `avx2`, `sse2`, `neon`, `scalar`.
+        vector_bytes: width of one vector register.
+        vector_registers: number of vector registers.
+        l1_bytes, l2_bytes, l3_bytes: data cache of one core, its second level, and the shared last level.
+        cores: cores that one process may use.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    isa: str
+    vector_bytes: int
+    vector_registers: int
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 1 << 20
+    l3_bytes: int = 16 << 20
+    cores: int = 1
+
+    @property
+    def arch(self) -> str:
+        return self.triple.split("-")[0]
+
+    @property
+    def key(self) -> str:
+        """What object code depends on: everything but sizes of caches and number of cores."""
+        return f"{self.triple}|{self.cpu}|{self.features}"
+
+    def lanes(self, itemsize_bytes: int) -> int:
+        """Elements of `itemsize_bytes` in one vector register."""
+        return max(1, self.vector_bytes // itemsize_bytes)
+
+
+_LINUX = "unknown-linux-gnu"
+NAMED: dict[str, Target] = {
+    "x86-64-v2": Target(f"x86_64-{_LINUX}", "x86-64-v2", "", "sse2", 16, 16),
+    "x86-64-v3": Target(f"x86_64-{_LINUX}", "x86-64-v3", "", "avx2", 32, 16),
+    "x86-64-v4": Target(f"x86_64-{_LINUX}", "x86-64-v4", "-prefer-256-bit", "avx512", 64, 32),
+    "aarch64": Target(f"aarch64-{_LINUX}", "generic", "+neon,+fp-armv8", "neon", 16, 32),
+}
+
+
+def parse(text: str, host: Target | None = None) -> Target:
+    """The target a user names.
+
+    Args:
+        text: `host`, one of the names above, or `TRIPLE:CPU`.
+        host: what `host` stands for; probing is the runtime's business.
+
+    Raises:
+        TargetError: unknown name, or `host` where no host was probed.
+    """
+    if text == "host":
+        if host is None:
+            raise TargetError("target 'host' is only known where the machine was probed; name a target such as x86-64-v3")
+        return host
+    if text in NAMED:
+        return NAMED[text]
+    triple, _, cpu = text.partition(":")
+    arch = triple.split("-")[0]
+    if cpu and arch in ("aarch64", "arm64"):
+        return Target(triple, cpu, "+neon", "neon", 16, 32)
+    if cpu and arch == "x86_64":
+        return Target(triple, cpu, "", "sse2", 16, 16)
+    raise TargetError(f"unknown target {text!r}; known: host, {', '.join(NAMED)}, or TRIPLE:CPU such as aarch64-linux-gnu:cortex-a76")
