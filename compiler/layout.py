@@ -1,0 +1,153 @@
+"""Layouts: in which order each tensor's dimensions lie in memory.
+
+Model inputs, outputs, constants and what routines and the host touch are row-major. Convolutions and windows want channels last; orders that fusion relied on
+are fixed; every other map takes the order of what it reads, so that layout changes drift to the graph's edges, where a copy makes them.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..ir import expr as ex
+from ..ir import integer
+from ..ir.expr import Expr, Tensor
+from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, RoutineNest, Store, identity_map, reads
+from . import profit
+from .lower import toposort
+
+Layouts = dict[Tensor, tuple[int, ...]]
+DIRECT_CHANNELS = 4  # a convolution gathers patches itself up to this many channels, so that its input may keep any order
+
+
+def assign(program: NestProgram, required: Layouts) -> Layouts:
+    """Choose an order for every tensor; inserts copies where a fixed order meets a convolution.
+
+    Args:
+        required: orders that must hold.
+
+    Returns:
+        Tensor -> dims from outermost to innermost; tensors that are missing are row-major.
+    """
+    fixed = {t for t in [*program.inputs, *program.constants] if isinstance(t, Tensor)}
+    outputs = {t for t in program.outputs if isinstance(t, Tensor)}
+    for n in program.nests:
+        if isinstance(n, (RoutineNest, HostNest)):
+            fixed.update(r for r in (*reads(n), *n.outputs) if isinstance(r, Tensor))
+    detach_outputs(program, outputs, fixed)
+    fixed |= outputs
+    layouts: Layouts = dict(required)
+    for n in list(program.nests):
+        if profit.is_convolution(n):
+            assert isinstance(n, ContractionNest)
+            _channels_last_input(program, n, fixed, layouts)
+    for n in program.nests:
+        for store in n.stores if isinstance(n, (MapNest, ContractionNest)) else ():
+            if store.tensor in fixed or store.tensor in layouts:
+                continue
+            order = channels_last(store.tensor.rank) if profit.is_convolution(n) else followed_order(n, store, layouts) if isinstance(n, MapNest) else None
+            if order is not None:
+                layouts[store.tensor] = order
+    toposort(program)
+    return {t: o for t, o in layouts.items() if o != tuple(range(t.rank))}
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    return (0, *range(2, rank), 1) if rank >= 3 else tuple(range(rank))
+
+
+def operand_load(e: Expr) -> Expr:
+    while e.op == "cast":
+        e = e.args[0]
+    return e
+
+
+def _channels_last_input(program: NestProgram, nest: ContractionNest, fixed: set[Tensor], layouts: Layouts) -> None:
+    load = operand_load(nest.a)
+    tensor = ex.load_tensor(load)
+    if tensor.rank < 3:
+        return
+    order = channels_last(tensor.rank)
+    channels = integer.as_int(tensor.shape[1])
+    if tensor in fixed:
+        if channels is not None and channels <= DIRECT_CHANNELS or _spatial_is_one(tensor):
+            return
+        copy = Tensor(f"{tensor.name}.channels_last", tensor.dtype, tensor.shape)
+        layouts[copy] = order
+        program.nests.append(identity_map(copy, lambda *i: tensor[i], nest.origin))
+
+        def visit(e: Expr) -> Expr | None:
+            return ex.load(copy, e.args, ex.load_fill(e)) if e.op == "load" and ex.load_tensor(e) is tensor else None
+        for user in list(program.nests):
+            if profit.is_convolution(user) and ex.load_tensor(operand_load(user.a)) is tensor:
+                changed = replace(user, a=ex.transform([user.a], visit)[0])
+                program.nests[program.nests.index(user)] = changed
+    elif tensor not in layouts:
+        layouts[tensor] = order
+
+
+def _spatial_is_one(tensor: Tensor) -> bool:
+    return all(integer.as_int(d) == 1 for d in tensor.shape[2:])
+
+
+def followed_order(nest: MapNest, store: Store, layouts: Layouts) -> tuple[int, ...] | None:
+    """The order that makes a map's writes follow its largest read; None where nothing speaks for one."""
+    best: tuple[int, tuple[int, ...]] | None = None
+    for e in ex.loads([store.value]):
+        source = ex.load_tensor(e)
+        order = layouts.get(source)
+        if order is None:
+            continue
+        axes = [_leading_axis(e.args[d]) for d in order]
+        wanted = [store.index.index(a) for a in axes if a is not None and a in store.index]
+        if len(set(wanted)) != len(wanted) or len(wanted) < 2:
+            continue
+        missing = [d for d in range(store.tensor.rank) if d not in wanted]
+        full = _insert_missing(wanted, missing)
+        if best is None or len(wanted) > best[0]:
+            best = (len(wanted), full)
+    return best[1] if best else None
+
+
+def _insert_missing(order: list[int], missing: Sequence[int]) -> tuple[int, ...]:
+    """Dimensions that the source lacks go where they stand in row-major order, outermost when in doubt."""
+    out = list(order)
+    for d in missing:
+        at = next((k for k, o in enumerate(out) if o > d), len(out))
+        out.insert(0 if d == 0 else at, d)
+    return tuple(out)
+
+
+def _leading_axis(index: Expr) -> Expr | None:
+    """The single axis that an index walks along, if it is affine in one."""
+    if index.op == "axis":
+        return index
+    nest_axes = [a for a in index.axes]
+    if len(nest_axes) == 1 and integer.coefficient(index, nest_axes[0]) is not None:
+        return nest_axes[0]
+    if nest_axes and index.op == "poly":  # windows: output position + tap
+        firsts = [a for mono, _ in index.value for a in mono if a.op == "axis"]
+        return firsts[0] if firsts else None
+    return None
+
+
+def detach_outputs(program: NestProgram, outputs: set[Tensor], fixed: set[Tensor]) -> None:
+    """Give model outputs that convolutions write or read a row-major copy of their own, so that the convolution keeps its order."""
+    for nest in list(program.nests):
+        if not profit.is_convolution(nest) or not isinstance(nest, ContractionNest):
+            continue
+        for store in nest.stores:
+            if store.tensor in outputs and store.tensor.rank >= 3 and integer.as_int(store.tensor.shape[1]) != 1:
+                inner = Tensor(f"{store.tensor.name}.channels_last", store.tensor.dtype, store.tensor.shape)
+                _replace_tensor(program, store.tensor, inner)
+                program.nests.append(identity_map(store.tensor, lambda *i, t=inner: t[i], nest.origin))
+
+
+def _replace_tensor(program: NestProgram, old: Tensor, new: Tensor) -> None:
+    from ..ir.loops import rename
+
+    def touches(n: Nest) -> bool:
+        return old in n.outputs or old in reads(n)
+    program.nests[:] = [rename(n, {old: new}) if touches(n) else n for n in program.nests]
+
+
+__all__ = ["Layouts", "assign", "channels_last"]

@@ -1,0 +1,154 @@
+"""Graph -> loop nests: every node becomes the nests of its definition; what nobody uses is dropped."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..ir import dtypes as dt
+from ..ir import expr as ex
+from ..ir.errors import UnsupportedError
+from ..ir.expr import Tensor
+from ..ir.graph import Graph, Node, TensorType, Value
+from ..ir.loops import HostRef, Nest, NestProgram, Ref, reads, size_reads
+from ..ir.ops.base import Builder, Lowering, Op, find
+
+
+def decompose(graph: Graph) -> None:
+    """Replace, in place, every node whose definition decomposes by the operators that it decomposes into, until none is left."""
+    changed = True
+    while changed:
+        changed = False
+        for node in list(graph.nodes):
+            definition = find(node.domain, node.op)
+            if definition is not None and definition.kind() == "decompose":
+                _expand(graph, node, definition)
+                changed = True
+
+
+def _expand(graph: Graph, node: Node, definition: Op) -> None:
+    builder = Builder(graph, node, definition, before=node)
+    results = definition.decompose(builder)
+    values = [results] if isinstance(results, Value) else list(results)
+    for old, new in zip(node.outputs, values, strict=False):
+        if old is not None and new is not None:
+            if graph.is_output(old) or old.uses:
+                new = _named(graph, node, old, new)
+            graph.replace_all_uses(old, new)
+    graph.remove(node)
+
+
+def _named(graph: Graph, node: Node, old: Value, new: Value) -> Value:
+    """Graph outputs keep their names: an output that would become an input, a constant or another output goes through Identity."""
+    if not graph.is_output(old) or new.producer is not None and not graph.is_output(new) and not new.is_constant:
+        return new
+    identity = graph.add("Identity", [new], version=1, before=node, origin=node.origin or (node.name,))
+    identity.outputs[0].type = new.type
+    return identity.outputs[0]
+
+
+def missing_operators(graph: Graph) -> list[Node]:
+    """The nodes (those of subgraphs included) whose operator has no definition."""
+    return [n for n in graph.all_nodes() if find(n.domain, n.op) is None]
+
+
+def lower(graph: Graph) -> NestProgram:
+    """Lower a graph whose values are typed and whose decomposable nodes are gone.
+
+    Raises:
+        UnsupportedError: an operator, type or rank that cannot be lowered yet; names the node.
+    """
+    refs: dict[Value, Ref] = {}
+    constants: dict[Tensor, np.ndarray] = {}
+    nests: list[Nest] = []
+
+    def ref(v: Value) -> Ref:
+        found = refs.get(v)
+        if found is None:
+            assert v.constant is not None, f"{v.name} is used before it is computed"
+            refs[v] = found = Tensor(v.name, _dtype_of(v), tuple(ex.const(d) for d in v.constant.shape))
+            constants[found] = v.constant
+        return found
+
+    inputs = [refs.setdefault(v, _input_ref(v)) for v in graph.inputs]
+    for node in graph.nodes:
+        definition = find(node.domain, node.op)
+        if definition is None:
+            raise UnsupportedError(f"operator {node.qualified} is not implemented", node.name)
+        for v in node.inputs:
+            if v is not None:
+                ref(v)
+        n = Lowering(node, definition, refs)
+        results = definition.lower(n)
+        outs = [results] if isinstance(results, (Tensor, HostRef)) else list(results)
+        nests += n.nests
+        constants.update(n.constants)
+        for v, r in zip(node.outputs, outs, strict=False):
+            if v is not None:
+                if r is None:
+                    raise UnsupportedError(f"output '{v.name}' of {node.qualified} is not implemented", n.label)
+                refs[v] = r
+    program = NestProgram(inputs, constants, nests, [ref(o) for o in graph.outputs])
+    drop_dead(program)
+    return program
+
+
+def _dtype_of(v: Value) -> dt.DType:
+    assert isinstance(v.type, TensorType)
+    return v.type.dtype
+
+
+def _input_ref(v: Value) -> Ref:
+    if isinstance(v.type, TensorType) and v.type.shape is not None:
+        return Tensor(v.name, v.type.dtype, v.type.shape)
+    return HostRef(v.name)
+
+
+def drop_dead(program: NestProgram) -> None:
+    """Remove nests and constants that no output depends on."""
+    live: set[Ref] = set(program.outputs)
+    kept: list[Nest] = []
+    for o in program.outputs:
+        if isinstance(o, Tensor):
+            live.update(ex.load_tensor(e) for e in ex.loads(o.shape))
+    for nest in reversed(program.nests):
+        if any(o in live for o in nest.outputs):
+            kept.append(nest)
+            live.update(reads(nest))
+            live.update(size_reads(nest))
+    kept.reverse()
+    program.nests[:] = kept
+    for t in [t for t in program.constants if t not in live]:
+        del program.constants[t]
+
+
+def toposort(program: NestProgram) -> None:
+    """Restore execution order after nests were merged; keeps the present order where dependences allow.
+
+    Raises:
+        AssertionError: a merge made a cycle.
+    """
+    producer = program.producers()
+    done: set[Nest] = set()
+    order: list[Nest] = []
+
+    def visit(roots: Iterable[Nest]) -> None:
+        stack: list[tuple[Nest, bool]] = [(n, False) for n in reversed(list(roots))]
+        active: set[Nest] = set()
+        while stack:
+            nest, ready = stack.pop()
+            if nest in done:
+                continue
+            if ready:
+                done.add(nest)
+                order.append(nest)
+                continue
+            assert nest not in active, f"cycle at {nest.outputs}"
+            active.add(nest)
+            stack.append((nest, True))
+            for r in reversed(reads(nest) + size_reads(nest)):
+                p = producer.get(r)
+                if p is not None and p is not nest and p not in done:
+                    stack.append((p, False))
+    visit(program.nests)
+    program.nests[:] = order
