@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .dtypes import DType
-from .expr import Expr
+from .expr import Expr, Tensor
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ Attribute = object  # int, float, str, bytes, np.ndarray, Graph, TypeValue, DTyp
 class Value:
     """An edge: produced once, used anywhere later. Made by `Graph`, compared by identity."""
 
-    __slots__ = ("name", "type", "producer", "uses", "constant", "content", "graph")
+    __slots__ = ("name", "type", "producer", "uses", "constant", "content", "graph", "tensor")
 
     def __init__(self, name: str, type: Type | None, graph: "Graph") -> None:
         self.name = name
@@ -66,6 +66,7 @@ class Value:
         self.constant: np.ndarray | None = None  # known elements (initialiser or folded)
         self.content: tuple[Expr, ...] | None = None  # elements of a small integer tensor, known symbolically, row-major
         self.graph = graph
+        self.tensor: Tensor | None = None  # stands for the value in inferred sizes; kept by `ir.infer`
 
     @property
     def is_constant(self) -> bool:

@@ -149,9 +149,10 @@ class NodeView:
 class Lowering(NodeView):
     """A node while it is lowered: inputs as tensors, and the means to make nests."""
 
-    def __init__(self, node: Node, op: Op, refs: Mapping[Value, Ref]) -> None:
+    def __init__(self, node: Node, op: Op, refs: Mapping[Value, Ref], names: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(node, op)
         self._values = node.inputs
+        self._names = names  # what tensors in inferred contents stand for, by name; None while inferring
         self.inputs: list[Ref | None] = [None if v is None else refs[v] for v in node.inputs]
         self.nests: list[Nest] = []
         self.constants: dict[Tensor, np.ndarray] = {}
@@ -186,7 +187,7 @@ class Lowering(NodeView):
         if v.constant is not None:
             return tuple(ex.const(x, t.dtype if t.dtype is not dt.boolean else dt.boolean) for x in v.constant.reshape(-1).tolist())
         if v.content is not None:
-            return v.content
+            return v.content if self._names is None else rename_loads(v.content, self._names)
         count = ex.integer.as_int(t.numel())
         if count is None:
             raise self.unsupported(f"the length of input {index} ('{v.name}') of {self.op.name} is only known when running")
@@ -276,6 +277,18 @@ class Lowering(NodeView):
     def broadcast(self, *tensors: Tensor) -> tuple[Expr, ...]:
         """The NumPy broadcast of the tensors' shapes."""
         return broadcast_shapes([t.shape for t in tensors], self)
+
+
+def rename_loads(values: tuple[Expr, ...], names: Mapping[str, Tensor]) -> tuple[Expr, ...]:
+    """The expressions with every tensor they load exchanged for the one of the same name."""
+    def visit(e: Expr) -> Expr | None:
+        if e.op != "load":
+            return None
+        known = names.get(ex.load_tensor(e).name)
+        if known is None:
+            raise ModelError(f"a size comes from %{ex.load_tensor(e).name}, which is not computed before", hint="infer the graph again after changing it")
+        return None if known is ex.load_tensor(e) else ex.load(known, e.args, ex.load_fill(e))
+    return tuple(ex.transform(values, visit)) if ex.loads(values) else values
 
 
 def broadcast_shapes(shapes: Sequence[tuple[Expr, ...]], n: NodeView | None = None) -> tuple[Expr, ...]:
