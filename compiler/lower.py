@@ -7,11 +7,11 @@ import numpy as np
 
 from ..ir import dtypes as dt
 from ..ir import expr as ex
-from ..ir.errors import UnsupportedError
 from ..ir.expr import Tensor
 from ..ir.graph import Graph, Node, TensorType, Value
+from ..ir.infer import lower_node
 from ..ir.loops import HostRef, Nest, NestProgram, Ref, reads, size_reads
-from ..ir.ops.base import Builder, Lowering, Op, find
+from ..ir.ops.base import Builder, Op, find
 
 
 def decompose(graph: Graph) -> None:
@@ -61,6 +61,7 @@ def lower(graph: Graph) -> NestProgram:
     refs: dict[Value, Ref] = {}
     constants: dict[Tensor, np.ndarray] = {}
     nests: list[Nest] = []
+    names: dict[str, Tensor] = {}  # the names under which inferred contents refer to tensors
 
     def ref(v: Value) -> Ref:
         found = refs.get(v)
@@ -68,26 +69,20 @@ def lower(graph: Graph) -> NestProgram:
             assert v.constant is not None, f"{v.name} is used before it is computed"
             refs[v] = found = Tensor(v.name, _dtype_of(v), tuple(ex.const(d) for d in v.constant.shape))
             constants[found] = v.constant
+            names[v.name] = found
         return found
 
     inputs = [refs.setdefault(v, _input_ref(v)) for v in graph.inputs]
+    names.update((v.name, r) for v, r in refs.items() if isinstance(r, Tensor))
     for node in graph.nodes:
-        definition = find(node.domain, node.op)
-        if definition is None:
-            raise UnsupportedError(f"operator {node.qualified} is not implemented", node.name)
         for v in node.inputs:
             if v is not None:
                 ref(v)
-        n = Lowering(node, definition, refs)
-        results = definition.lower(n)
-        outs = [results] if isinstance(results, (Tensor, HostRef)) else list(results)
-        nests += n.nests
-        constants.update(n.constants)
-        for v, r in zip(node.outputs, outs, strict=False):
-            if v is not None:
-                if r is None:
-                    raise UnsupportedError(f"output '{v.name}' of {node.qualified} is not implemented", n.label)
-                refs[v] = r
+        lowered = lower_node(node, refs, names)
+        nests += lowered.nests
+        constants.update(lowered.constants)
+        names.update(lowered.names(node))
+        refs.update((v, r) for v, r in zip(node.outputs, lowered.outputs, strict=True) if v is not None and r is not None)
     program = NestProgram(inputs, constants, nests, [ref(o) for o in graph.outputs])
     drop_dead(program)
     return program
