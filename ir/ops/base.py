@@ -228,15 +228,17 @@ class Lowering(NodeView):
                  a: Callable[[tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]], Expr],
                  b: Callable[[tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]], Expr],
                  shape: Sequence[ExprLike], store: Callable[[tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]], Sequence[Expr]],
-                 value: Callable[[Expr], Expr] = lambda acc: acc, dtype: DType | None = None, accumulate: DType | None = None) -> Tensor:
+                 value: Callable[[Expr], Expr] = lambda acc: acc, dtype: DType | None = None, accumulate: DType | None = None,
+                 epilogue: Callable[[Expr, tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]], Expr] | None = None) -> Tensor:
         """out[store(batch, rows, columns)] = value(sum over reduced of a(batch, rows, reduced) * b(batch, columns, reduced)).
 
-        Operands are converted to the accumulator's type (`accumulate`, by default the compute type of `a`).
+        Operands are converted to the accumulator's type (`accumulate`, by default the compute type of `a`). `epilogue(acc, batch, rows, columns)` is
+        `value` for results that also depend on the position, such as a bias.
         """
         ab, ar, ac, ak = (tuple(ex.axis(d, s) for d in dims) for dims, s in ((batch, "b"), (rows, "m"), (columns, "n"), (reduced, "k")))
         left, right = a(ab, ar, ak), b(ab, ac, ak)
         kind = accumulate or dt.compute_type(left.dtype)
-        result = value(ex.acc(kind))
+        result = value(ex.acc(kind)) if epilogue is None else epilogue(ex.acc(kind), ab, ar, ac)
         out = self.tensor(shape, dtype or (left.dtype if result.dtype is kind else result.dtype))
         stores = (Store(out, tuple(store(ab, ar, ac)), ex.cast(result, out.dtype)),)
         self.nests.append(ContractionNest(ab, ar, ac, ak, ex.cast(left, kind), ex.cast(right, kind), kind, stores, self.origin))
