@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 # Operators of the size program: dst = op(a, b, c), all positions of numbers; LOAD: dst = int64 element numbers[b] of buffer a.
-OPERATORS = ("add", "sub", "mul", "floordiv", "mod", "min", "max", "lt", "le", "eq", "ne", "select", "load", "div", "rem", "and", "or", "not", "abs", "sign")
+# LOAD_I32, LOAD_B1 and LOAD_F32 read elements of those types. Floating-point values are float64 bit patterns; their operators start with f.
+OPERATORS = (
+    "add", "sub", "mul", "floordiv", "mod", "min", "max", "lt", "le", "eq", "ne", "select", "load", "div", "rem", "and", "or", "not", "abs", "sign",
+    "load_i32", "load_b1", "load_f32", "itof", "ftoi", "fadd", "fsub", "fmul", "fdiv", "ffloor", "fceil", "fround", "fmin", "fmax", "flt", "fle", "feq",
+)
 OPCODE = {name: i for i, name in enumerate(OPERATORS)}
 
 
@@ -80,7 +84,8 @@ class SegmentStep:
 class HostStep:
     """Call host function `function` on host values; the driver returns to the host for it.
 
-    Inputs and outputs are (`buffer`, position) or (`value`, position); an absent input is None.
+    Inputs and outputs are (`buffer`, position) or (`value`, position); an absent input is None. `sizes` are (output, dim, number): sizes that are
+    only known from the arrays that came back.
     """
 
     function: int
@@ -88,6 +93,7 @@ class HostStep:
     outputs: tuple[tuple[str, int], ...]
     reason: str
     origin: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int, int], ...] = ()
 
 
 Step = KernelStep | SizeStep | SegmentStep | HostStep
@@ -133,6 +139,7 @@ class Plan:
         program: the size program; the first `eager` instructions run before step 0.
         kernels: symbols, in the order steps refer to them; each is an object of the package.
         segments: position of the number holding each arena segment's bytes; segment 0 is known after the eager program.
+            Outputs whose buffer's storage is not `output` are copied out after the last step.
         constants: number of constant arrays.
         scratch: position of the number with the largest scratch of any step.
         host_functions: (name, payload) of host callbacks, payload JSON-able.
