@@ -21,3 +21,14 @@ class UnsupportedError(ModelError, NotImplementedError):
 
 class TargetError(SardonyxError):
     """A target is unknown, or what was compiled does not fit the machine."""
+
+
+class CompileError(SardonyxError):
+    """A kernel could not be turned into object code: a fault of this package or of a custom operator's source."""
+
+    def __init__(self, kernel: str, text: str, reason: str) -> None:
+        self.kernel, self.text, self.reason = kernel, text, reason
+        super().__init__(f"kernel {kernel}: {reason}" + (f"\n{text}" if text else ""))
+
+    def __reduce__(self) -> tuple:
+        return CompileError, (self.kernel, self.text, self.reason)

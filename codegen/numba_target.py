@@ -1,0 +1,208 @@
+"""A Numba target whose only product is LLVM IR: no optimisation, no execution engine, no Python wrappers.
+
+Numba's own CPU target optimises each function for this machine and loads it. Kernels are for any machine and are optimised once, whole, in
+`numba_backend`; so this target keeps Numba's front end (bytecode to typed IR to LLVM) and drops what comes after it.
+"""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from numba.core import compiler, cpu, fastmathpass, types, typing
+from numba.core.codegen import CPUCodegen, CPUCodeLibrary
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.datamodel.models import PointerModel
+from numba.core.datamodel.registry import register_default
+from numba.core.descriptors import TargetDescriptor
+from numba.core.dispatcher import Dispatcher
+from numba.core.target_extension import CPU, JitDecorator, dispatcher_registry, jit_registry, target_override, target_registry
+
+TARGET_NAME = "sardonyx"
+
+
+class KernelTarget(CPU):
+    """Place of this target in Numba's hierarchy: whatever is registered for the CPU serves."""
+
+
+target_registry[TARGET_NAME] = KernelTarget
+
+
+class Library(CPUCodeLibrary):
+    """Collects the modules of one function and of what it calls, as they were lowered."""
+
+    def _optimize_functions(self, ll_module: llvm.ModuleRef) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        """Left to the backend."""
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+    @property
+    def module(self) -> llvm.ModuleRef:
+        """The linked module; valid as long as the library lives."""
+        self._ensure_finalized()
+        return self._final_module
+
+
+class IRCodegen(CPUCodegen):
+    """Gives modules a data layout; makes no engine."""
+
+    _library_class = Library
+
+    def _init(self, llvm_module: llvm.ModuleRef) -> None:
+        machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
+        self._tm = machine
+        self._target_data = machine.target_data
+        self._data_layout = str(self._target_data)
+
+    def _add_module(self, module: llvm.ModuleRef) -> None:
+        pass
+
+    def _check_llvm_bugs(self) -> None:
+        pass
+
+
+class Buffer(types.CPointer):
+    """A pointer to elements of `storage` that remembers which element type they stand for; indexing gives them raw."""
+
+    def __init__(self, storage: types.Type, element: str) -> None:
+        super().__init__(storage)
+        self.element = element
+        self.name = f"buffer({element})"
+
+    @property
+    def key(self) -> tuple[types.Type, str]:
+        return self.dtype, self.element
+
+
+register_default(Buffer)(PointerModel)
+
+
+class Entry:
+    """Stands for a compiled function in Numba's tables."""
+
+
+class KernelContext(cpu.CPUContext):
+    """Numba's CPU lowering without its runtime system."""
+
+    @global_compiler_lock
+    def init(self) -> None:
+        self.is32bit = False
+        self._internal_codegen = IRCodegen("sardonyx")
+
+    def load_additional_registries(self) -> None:
+        from numba.core import optional
+        from numba.cpython import builtins, cmathimpl, mathimpl, numbers, rangeobj, tupleobj
+        from numba.np import npyimpl
+
+        del builtins, numbers, rangeobj, tupleobj, optional  # imported for what they register
+        self.install_registry(cmathimpl.registry)
+        self.install_registry(mathimpl.registry)
+        self.install_registry(npyimpl.registry)
+
+    def post_lowering(self, mod: Any, library: Library) -> None:
+        if self.fastmath:
+            fastmathpass.rewrite_module(mod, self.fastmath)
+
+    def get_executable(self, library: Library, fndesc: Any, env: Any) -> Entry:
+        return Entry()
+
+
+class KernelDescriptor(TargetDescriptor):
+    """The contexts of this target, made when first needed."""
+
+    options = cpu.CPUTargetOptions
+
+    def __init__(self) -> None:
+        super().__init__(TARGET_NAME)
+        self._lock = threading.Lock()
+        self._typing: typing.Context | None = None
+        self._target: KernelContext | None = None
+
+    @property
+    def typing_context(self) -> typing.Context:
+        with self._lock:
+            if self._typing is None:
+                self._typing = typing.Context()
+            return self._typing
+
+    @property
+    def target_context(self) -> KernelContext:
+        typing_context = self.typing_context
+        with self._lock:
+            if self._target is None:
+                self._target = KernelContext(typing_context, TARGET_NAME)
+            return self._target
+
+
+DESCRIPTOR = KernelDescriptor()
+
+
+class KernelDispatcher(Dispatcher):
+    """A function that kernels call: compiled per signature into the caller's module, never callable from the host through Numba."""
+
+    targetdescr = DESCRIPTOR
+
+    def compile(self, sig: Any) -> Entry:
+        with target_override(TARGET_NAME):
+            return super().compile(sig)
+
+    def add_overload(self, cres: Any) -> None:
+        self.overloads[tuple(cres.signature.args)] = cres
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.py_func(*args, **kwargs)
+
+
+class KernelJit(JitDecorator):
+    """What Numba's own overloads are compiled by when a kernel uses them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._args, self._kwargs = args, kwargs
+
+    def __call__(self, *args: Callable) -> KernelDispatcher:
+        function = args[0] if args else self._args[0]
+        return device(function, **{k: v for k, v in self._kwargs.items() if k in ("inline", "fastmath")})
+
+
+def device(function: Callable, *, inline: str = "never", fastmath: Any = False) -> KernelDispatcher:
+    """Make a Python function callable from kernels.
+
+    Args:
+        inline: `always` to copy it into the caller before typing, `never` to lower it once per signature and let LLVM inline it.
+        fastmath: set of LLVM flags of its own floating-point operations (the caller's do not apply).
+    """
+    options = {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy", "boundscheck": False,
+               "fastmath": fastmath, "forceinline": True, "inline": inline}
+    return KernelDispatcher(function, targetoptions=options, pipeline_class=compiler.Compiler)
+
+
+dispatcher_registry[KernelTarget] = KernelDispatcher
+jit_registry[KernelTarget] = KernelJit
+
+
+def lower(function: Callable, arguments: tuple[Any, ...], fastmath: frozenset[str]) -> tuple[Library, str]:
+    """Type and lower one void function.
+
+    Returns:
+        Its library (whose `module` is unoptimised IR with all callees) and its mangled name.
+    """
+    flags = compiler.Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.nrt = False
+    flags.error_model = "numpy"
+    flags.boundscheck = False
+    flags.noalias = True
+    if fastmath:
+        flags.fastmath = cpu.FastMathOptions(set(fastmath))
+    with global_compiler_lock, target_override(TARGET_NAME):
+        context = DESCRIPTOR.target_context
+        result = compiler.compile_extra(DESCRIPTOR.typing_context, context, function, arguments, types.void, flags, {})
+        context.remove_user_function(result.entry_point)
+        result.library.finalize()
+    return result.library, result.fndesc.mangled_name

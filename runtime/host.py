@@ -1,0 +1,72 @@
+"""Facts about this machine, gathered once."""
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from ..ir.target import Target
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_SUFFIX = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+AVX2 = ("avx2", "fma", "f16c")
+
+
+@lru_cache(maxsize=1)
+def host_target() -> Target:
+    """The target that describes this machine: processor, its features, caches, and the cores this process may use."""
+    triple = llvm.get_process_triple()
+    features = llvm.get_host_cpu_features()
+    isa, vector_bytes, registers = "scalar", 8, 16
+    if triple.startswith(("x86_64", "amd64")):
+        if all(features.get(f) for f in AVX512):
+            isa, vector_bytes, registers = "avx512", 64, 32
+        elif all(features.get(f) for f in AVX2):
+            isa, vector_bytes, registers = "avx2", 32, 16
+        else:
+            isa, vector_bytes, registers = "sse2", 16, 16
+    elif triple.startswith(("aarch64", "arm64")):
+        isa, vector_bytes, registers = "neon", 16, 32
+    caches = cache_sizes()
+    return Target(triple, llvm.get_host_cpu_name(), features.flatten(), isa, vector_bytes, registers,
+                  caches.get(1, 32 << 10), caches.get(2, 1 << 20), caches.get(3, 16 << 20), usable_cores())
+
+
+def cache_sizes(root: Path = _CACHES) -> dict[int, int]:
+    """Bytes of the data cache at each level, as far as the system tells."""
+    found: dict[int, int] = {}
+    for index in sorted(root.glob("index*")):
+        try:
+            kind = (index / "type").read_text().strip()
+            level = int((index / "level").read_text())
+            size = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if kind != "Instruction" and size[:-1].isdigit():
+            found[level] = int(size[:-1]) * _SUFFIX[size[-1]] if size[-1] in _SUFFIX else int(size)
+    return found
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity mask, and the processor quota of its control group."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, allowed if quota is None else min(allowed, int(quota + 0.999)))
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors' worth of time that the control group grants, None without limit."""
+    try:
+        limit, period = (root / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return limit_us / period_us if limit_us > 0 else None

@@ -1,0 +1,109 @@
+"""Loading relocatable objects into this process with llvmlite alone."""
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import threading
+from collections.abc import Iterable, Sequence
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from ..ir.errors import TargetError
+from ..ir.kernel import KernelSource
+from ..ir.target import Target
+
+_LOCK = threading.Lock()
+_ready = False
+
+
+def _prepare() -> None:
+    """Initialise LLVM for this machine and make libm's symbols visible, once."""
+    global _ready
+    if not _ready:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        for name in ("m", "c"):
+            found = ctypes.util.find_library(name)
+            if found is not None:
+                llvm.load_library_permanently(found)
+        _ready = True
+
+
+class LoadedObjects:
+    """Machine code in memory; addresses are valid as long as this lives.
+
+    Args:
+        images: object files for this machine; each may refer to libc and libm.
+        symbols: the functions wanted.
+
+    Raises:
+        TargetError: an image is not an object of this machine, or a symbol is in none of them.
+    """
+
+    def __init__(self, images: Iterable[bytes], symbols: Sequence[str]) -> None:
+        with _LOCK:
+            _prepare()
+            machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="default")
+            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+            try:
+                for image in images:
+                    self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
+            except (RuntimeError, ValueError) as e:
+                raise TargetError(f"an object cannot be loaded on this machine: {e}") from e
+            self._engine.finalize_object()
+            self._addresses = {s: self._engine.get_function_address(s) for s in symbols}
+        absent = [s for s, address in self._addresses.items() if not address]
+        if absent:
+            raise TargetError(f"no object defines {', '.join(absent)}")
+
+    def address(self, symbol: str) -> int:
+        """Where a function starts."""
+        return self._addresses[symbol]
+
+
+KERNEL_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+
+
+def aligned_empty(bytes_: int, alignment: int = 64) -> np.ndarray:
+    """Uninitialised uint8 memory whose first byte is aligned."""
+    raw = np.empty(bytes_ + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start:start + bytes_]
+
+
+def call_kernel(address: int, arrays: Sequence[np.ndarray], parameters: Sequence[int], lo: int, hi: int, scratch_bytes: int = 0) -> None:
+    """Run units lo <= u < hi of a loaded kernel on arrays in memory order (C-contiguous, in their storage type or one of its width)."""
+    for k, a in enumerate(arrays):
+        if not a.flags.c_contiguous:
+            raise ValueError(f"array {k} is not contiguous")
+    pointers = (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
+    numbers = (ctypes.c_int64 * max(1, len(parameters)))(*parameters)
+    scratch = aligned_empty(scratch_bytes + 64)
+    KERNEL_PROTOTYPE(address)(ctypes.addressof(pointers), ctypes.addressof(numbers), lo, hi, scratch.ctypes.data)
+
+
+def run_kernel(kernel: KernelSource, arrays: Sequence[np.ndarray], parameters: Sequence[int] = (), units: int = 1, scratch_bytes: int = 0,
+               target: Target | None = None) -> None:
+    """Compile, load and run a kernel once: for tests and experiments.
+
+    Args:
+        arrays: one per buffer, contiguous, written in place.
+        target: this machine by default; it must be able to run here.
+    """
+    call_kernel(load_kernel(kernel, target).address(kernel.symbol), arrays, parameters, 0, units, scratch_bytes)
+
+
+_LOADED: dict[tuple[str, str], LoadedObjects] = {}
+
+
+def load_kernel(kernel: KernelSource, target: Target | None = None) -> LoadedObjects:
+    """The loaded kernel; kept for the life of the process."""
+    from ..codegen.numba_backend import compile_kernel
+    from .host import host_target
+
+    target = target or host_target()
+    key = (kernel.key, target.key)
+    if key not in _LOADED:
+        _LOADED[key] = LoadedObjects([compile_kernel(kernel, target)], [kernel.symbol])
+    return _LOADED[key]
