@@ -1,0 +1,175 @@
+"""Compiling a model: compiler stages, schedules, constants, plan and objects, put together."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..ir import dtypes as dt
+from ..ir import expr as ex
+from ..ir.errors import UnsupportedError
+from ..ir.expr import Tensor
+from ..ir.graph import Graph, MapType, OptionalType, SequenceType, TensorType, Type
+from ..ir.kernel import KernelCall, KernelSource
+from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, RoutineNest
+from ..ir.plan import Plan, Port
+from ..ir.target import Target
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Built:
+    """A compiled model before its kernels are objects.
+
+    Args:
+        plan: steps and sizes.
+        sources: distinct kernels, as the plan numbers them.
+        constants: arrays in the plan's order, in memory order, contiguous.
+        decisions: fusion's log.
+        nests: the nests behind each kernel step, for reports.
+    """
+
+    plan: Plan
+    sources: list[KernelSource]
+    constants: list[np.ndarray]
+    decisions: list[tuple[tuple[str, ...], tuple[str, ...], str]] = field(default_factory=list)
+    calls: list[KernelCall] = field(default_factory=list)
+
+
+def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[[str, object], None] | None = None,
+                disabled: frozenset[str] = frozenset()) -> Built:
+    """Compile a typed graph to a plan and kernel sources.
+
+    Args:
+        graph: consumed: its stages run in place.
+        target: the machine to compile for.
+        level: optimisation level 0 to 3.
+        observe: called with (stage, graph or program) after each stage.
+
+    Raises:
+        UnsupportedError: something in the model is not implemented; names the node.
+        ModelError: the model is inconsistent.
+    """
+    from ..compiler import pipeline
+
+    options = pipeline.Options(level, disabled)
+    watch = observe or pipeline.ignore
+    inputs, outputs = _ports(graph)
+    pipeline.optimise(graph, options, watch)
+    lowered = pipeline.lower_and_fuse(graph, options, watch)
+    items, constants = schedule(lowered.program, lowered.layouts, target)
+    from ..compiler.plan import build_plan
+
+    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, list(constants), lowered.layouts, inputs, outputs)
+    plan.target = target.key
+    plan.metadata = dict(graph.metadata)
+    arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items()]
+    calls = [i for i in items if isinstance(i, KernelCall)]
+    return Built(plan, sources, arrays, lowered.decisions, calls)
+
+
+def in_memory_order(array: np.ndarray, tensor: Tensor, layouts: Mapping[Tensor, tuple[int, ...]]) -> np.ndarray:
+    order = layouts.get(tensor)
+    return np.ascontiguousarray(array if order is None else array.transpose(order))
+
+
+def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target) -> tuple[list[object], dict[Tensor, np.ndarray]]:
+    """Kernel calls for every nest; nests whose inputs are all known are evaluated instead.
+
+    Returns:
+        Plan items in order, and the constants that they use.
+    """
+    from ..codegen.contraction import schedule_contraction
+    from ..codegen.map_schedule import schedule_map
+    from ..codegen.routines import routine_call
+    from ..compiler import pipeline
+    from ..ir.interpret import run_nest
+
+    constants: dict[Tensor, np.ndarray] = dict(program.constants)
+    aliases = pipeline.find_aliases(program, layouts)
+    items: list[object] = []
+
+    def add_map(nest: MapNest) -> None:
+        if all(o not in program.outputs for o in nest.outputs) and pipeline.depends_only_on(nest, constants):
+            env = {t: constants[t] for t in dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values))}
+            run_nest(nest, env)
+            constants.update((o, env[o]) for o in nest.outputs)
+        else:
+            items.append(schedule_map(nest, layouts, target))
+
+    for nest in program.nests:
+        if isinstance(nest, MapNest) and nest in aliases:
+            if aliases[nest].source in constants:
+                a = aliases[nest]
+                constants[a.target] = constants[a.source].reshape([int(d.value) for d in a.target.shape])
+            else:
+                items.append(aliases[nest])
+        elif isinstance(nest, MapNest):
+            add_map(nest)
+        elif isinstance(nest, ContractionNest):
+            for part in schedule_contraction(nest, layouts, constants.keys(), target):
+                if isinstance(part, MapNest):
+                    add_map(part)
+                else:
+                    items.append(part)
+        elif isinstance(nest, RoutineNest):
+            items.append(routine_call(nest, target))
+        else:
+            items.append(nest)
+    return items, used_constants(items, program, constants)
+
+
+def used_constants(items: list[object], program: NestProgram, constants: dict[Tensor, np.ndarray]) -> dict[Tensor, np.ndarray]:
+    from ..compiler.plan import Alias
+
+    used: dict[object, None] = {}
+    for i in items:
+        if isinstance(i, KernelCall):
+            used.update(dict.fromkeys(i.buffers))
+        elif isinstance(i, HostNest):
+            used.update(dict.fromkeys(i.inputs))
+        elif isinstance(i, Alias):
+            used[i.source] = None
+        if isinstance(i, (KernelCall, HostNest)):
+            sizes = (*i.parameters, i.units, i.scratch_bytes) if isinstance(i, KernelCall) else ()
+            used.update(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(sizes)))
+    used.update(dict.fromkeys(program.outputs))
+    return {t: a for t, a in constants.items() if t in used}
+
+
+# ------------------------------------------------------------------------------------------------------------------ ports
+def type_name(t: Type) -> str:
+    """ONNX Runtime's spelling of a type."""
+    if isinstance(t, TensorType):
+        return f"tensor({t.dtype.name})"
+    if isinstance(t, SequenceType):
+        return f"seq({type_name(t.element)})"
+    if isinstance(t, OptionalType):
+        return f"optional({type_name(t.element)})"
+    if isinstance(t, MapType):
+        return f"map({t.key.name},{type_name(t.value)})"
+    raise UnsupportedError(f"type {t} has no name")
+
+
+def _ports(graph: Graph) -> tuple[list[Port], list[Port]]:
+    declared = getattr(graph, "declared", {})
+
+    def port(v: object) -> Port:
+        t = declared.get(v.name, v.type)
+        shape = None
+        if isinstance(t, TensorType) and t.shape is not None:
+            shape = tuple(int(d.value) if d.is_const else d.text if d.op == "sym" and not d.text.startswith("?") else None for d in t.shape)
+        return Port(v.name, type_name(t), shape, -1)
+    return [port(v) for v in graph.inputs], [port(v) for v in graph.outputs]
+
+
+def dtype_of(type_text: str) -> dt.DType | None:
+    """The element type named by `tensor(NAME)`, None for other types."""
+    if type_text.startswith("tensor("):
+        return dt.BY_NAME[type_text[7:-1]]
+    return None
+
+
+__all__ = ["Built", "Nest", "Progress", "build_graph", "dtype_of", "schedule", "type_name"]
