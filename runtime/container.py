@@ -1,0 +1,131 @@
+"""The container of compiled models: one file, checksummed, memory-mapped, never unpickled.
+
+Layout, little endian:
+
+    0   8 bytes   magic "SARDONYX"
+    8   u32       format version
+    12  u32       reserved, 0
+    16  u64       length of the manifest in bytes
+    24  32 bytes  SHA-256 of the manifest
+    56  manifest  UTF-8 JSON: {"sections": [[name, offset, bytes, digest], ...], "content": any JSON}
+    ... sections  each at a multiple of 64 bytes; digest: SHA-256 over the SHA-256s of its 4 MiB chunks (hex)
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..ir.errors import SardonyxError
+
+MAGIC = b"SARDONYX"
+VERSION = 1
+HEADER = struct.Struct("<8sIIQ32s")
+ALIGNMENT = 64
+CHUNK_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 1 << 28
+
+
+class ContainerError(SardonyxError):
+    """A container is damaged, of another version, or not a container."""
+
+
+def chunk_digest(parts: Sequence[memoryview | bytes], workers: int = 2) -> str:
+    """SHA-256 (hex) over the SHA-256s of 4 MiB chunks of the parts laid end to end; parts must be multiples of a chunk, the last one excepted."""
+    chunks = [memoryview(p).cast("B")[k:k + CHUNK_BYTES] for p in parts for k in range(0, len(memoryview(p).cast("B")), CHUNK_BYTES)]
+    if len(chunks) < 4 or workers < 2:
+        digests = [hashlib.sha256(c).digest() for c in chunks]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            digests = list(pool.map(lambda c: hashlib.sha256(c).digest(), chunks))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, bytes | memoryview]) -> None:
+    """Write a container so that readers see the old file or the whole new one, nothing between.
+
+    Args:
+        content: anything JSON can hold.
+        sections: name -> bytes-like, contiguous.
+
+    Raises:
+        OSError: no space or no permission; nothing is left behind.
+    """
+    views = {name: memoryview(data).cast("B") if len(memoryview(data)) else memoryview(b"") for name, data in sections.items()}
+    table = [[name, 0, v.nbytes, chunk_digest([v])] for name, v in views.items()]
+    manifest = b""
+    for _ in range(8):  # offsets depend on the manifest's length, which depends on the offsets' digits
+        start = HEADER.size + len(manifest)
+        for row in table:
+            start = -(-start // ALIGNMENT) * ALIGNMENT
+            row[1] = start
+            start += row[2]
+        new = json.dumps({"sections": table, "content": content}, separators=(",", ":"), ensure_ascii=False).encode()
+        new += b" " * (-len(new) % 256)
+        if len(new) == len(manifest):
+            manifest = new
+            break
+        manifest = new
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(HEADER.pack(MAGIC, VERSION, 0, len(manifest), hashlib.sha256(manifest).digest()))
+            f.write(manifest)
+            for row, view in zip(table, views.values(), strict=True):
+                f.write(bytes(row[1] - f.tell()))
+                f.write(view)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class Container:
+    """An open container: `content` and memory-mapped `sections`.
+
+    Args:
+        path: file.
+        verify: check the digest of every section now; otherwise only the manifest's.
+
+    Raises:
+        ContainerError: not a container, another version, cut short, or damaged; names what was found.
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], verify: bool = True) -> None:
+        self.path = os.fspath(path)
+        with open(self.path, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            if size < HEADER.size:
+                raise ContainerError(f"{self.path}: {size} bytes are too few for a compiled model; was the file cut short?")
+            self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        self._view = memoryview(self._map)
+        magic, version, _, length, digest = HEADER.unpack_from(self._view)
+        if magic != MAGIC:
+            raise ContainerError(f"{self.path}: not a compiled model (it does not start with {MAGIC.decode()})")
+        if version != VERSION:
+            raise ContainerError(f"{self.path}: format version {version}, this Sardonyx reads version {VERSION}; compile the model again")
+        if length > min(size - HEADER.size, MAX_MANIFEST_BYTES):
+            raise ContainerError(f"{self.path}: the manifest is said to have {length} bytes, the file has {size}; the file is damaged or cut short")
+        manifest = bytes(self._view[HEADER.size:HEADER.size + length])
+        if hashlib.sha256(manifest).digest() != digest:
+            raise ContainerError(f"{self.path}: the manifest does not match its checksum; the file is damaged, compile the model again")
+        parsed = json.loads(manifest)
+        self.content: dict = parsed["content"]
+        self.sections: dict[str, memoryview] = {}
+        for name, offset, nbytes, section_digest in parsed["sections"]:
+            if offset + nbytes > size:
+                raise ContainerError(f"{self.path}: section {name} ends beyond the end of the file; the file was cut short")
+            view = self._view[offset:offset + nbytes]
+            if verify and chunk_digest([view]) != section_digest:
+                raise ContainerError(f"{self.path}: section {name} does not match its checksum; the file is damaged, compile the model again")
+            self.sections[name] = view
