@@ -5,6 +5,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir import integer
@@ -408,13 +410,13 @@ class PlanBuilder:
         return out
 
 
-def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Sequence[Tensor], layouts: Mapping[Tensor, tuple[int, ...]],
+def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Mapping[Tensor, np.ndarray], layouts: Mapping[Tensor, tuple[int, ...]],
                input_ports: Sequence[Port], output_ports: Sequence[Port]) -> tuple[Plan, list[KernelSource]]:
     """The plan of a scheduled program.
 
     Args:
         items: kernel calls, host nests and aliases in execution order.
-        constants: tensors whose arrays go with the plan, in order.
+        constants: what is known when compiling; the numeric ones become buffers in this order, strings part of the plan.
         input_ports, output_ports: names and types; their positions are filled in here.
 
     Returns:
@@ -423,8 +425,10 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
     Raises:
         UnsupportedError: a size that cannot be computed when running.
     """
-    builder = PlanBuilder(items, inputs, outputs, constants, layouts)
+    builder = PlanBuilder(items, inputs, outputs, [t for t in constants if not on_host(t)], layouts)
+    strings = [(builder.host_value(t), a.shape, [str(x) for x in a.reshape(-1)]) for t, a in constants.items() if on_host(t)]
     plan, sources = builder.build()
+    plan.host_constants = strings
 
     def place(port: Port, ref: Ref) -> Port:
         if on_host(ref):

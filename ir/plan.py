@@ -144,6 +144,7 @@ class Plan:
         scratch: position of the number with the largest scratch of any step.
         host_functions: (name, payload) of host callbacks, payload JSON-able.
         host_values: number of host values.
+        host_constants: (host value, shape, elements) of string tensors known when compiling.
         metadata: producer, graph name, description, version, custom entries.
     """
 
@@ -163,4 +164,5 @@ class Plan:
     scratch: int
     host_functions: list[tuple[str, str]] = field(default_factory=list)
     host_values: int = 0
+    host_constants: list[tuple[int, tuple[int, ...], list[str]]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)

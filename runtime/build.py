@@ -62,10 +62,10 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     items, constants = schedule(lowered.program, lowered.layouts, target)
     from ..compiler.plan import build_plan
 
-    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, list(constants), lowered.layouts, inputs, outputs)
+    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs)
     plan.target = target.key
     plan.metadata = dict(graph.metadata)
-    arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items()]
+    arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items() if t.dtype.is_numeric]
     calls = [i for i in items if isinstance(i, KernelCall)]
     return Built(plan, sources, arrays, lowered.decisions, calls)
 
