@@ -1,0 +1,296 @@
+"""Getting a runnable model: from a package, from the cache, or by compiling and then caching.
+
+A model compiled before is found by the digest of its bytes, the options and the target; loading it imports neither onnx nor numba.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import ModelError, SardonyxError
+from ..ir.plan import Plan
+from ..ir.target import Target, parse
+from . import knobs
+from .cache import Cache, default_cache
+from .container import MAGIC, Container, chunk_digest, write
+from .plan_data import plan_from_data, plan_to_data
+
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a compiled model depends on besides the model.
+
+    Args:
+        level: optimisation level 0 to 3.
+        free_dimensions: symbolic sizes fixed by name (or denotation).
+        initializers: arrays that replace initialisers of these names.
+        disabled: rewrite rules that must not run.
+    """
+
+    level: int = 3
+    free_dimensions: Mapping[str, int] = field(default_factory=dict)
+    initializers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    disabled: frozenset[str] = frozenset()
+
+    def key(self) -> str:
+        """Digest of the options."""
+        initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
+        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), initializers, sorted(self.disabled)], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class CompiledModel:
+    """A plan with its object code and constants.
+
+    Args:
+        plan: what to run.
+        objects: object code by kernel symbol.
+        constants: arrays (or mapped bytes) in the plan's order.
+        origin: `compiled`, `cache` or `package`.
+        report: JSON-able facts for `explain` and `inspect` (fusion decisions, kernel texts).
+        seconds: time spent in each part of getting it.
+    """
+
+    plan: Plan
+    objects: dict[str, bytes]
+    constants: Sequence[np.ndarray]
+    origin: str
+    report: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    keep: object = None  # what the constants' memory belongs to
+
+
+def host_target() -> Target:
+    """The target that the environment asks for, by default this machine."""
+    from .host import host_target as probe
+
+    return parse(knobs.TARGET.read(), probe())
+
+
+# ------------------------------------------------------------------------------------------------------------- containers
+def to_sections(model: CompiledModel) -> tuple[dict[str, Any], dict[str, bytes | memoryview]]:
+    """(content, sections) of a container that holds the model."""
+    from ..ir.ops.host import host_function_to_data
+
+    sections: dict[str, bytes | memoryview] = {}
+    table = []
+    blob = bytearray()
+    for symbol in model.plan.kernels:
+        table.append([symbol, len(blob), len(model.objects[symbol])])
+        blob += model.objects[symbol]
+    sections["objects"] = bytes(blob)
+    for k, a in enumerate(model.constants):
+        sections[f"c{k}"] = memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)) if a.size else b""
+    content = {"kind": "model", "plan": plan_to_data(model.plan, host_function_to_data), "objects": table, "report": model.report}
+    return content, sections
+
+
+def from_container(container: Container, origin: str) -> CompiledModel:
+    """The model in a container.
+
+    Raises:
+        SardonyxError: the container holds something else.
+    """
+    from ..ir.ops.host import host_function_from_data
+
+    content = container.content
+    if content.get("kind") != "model":
+        raise SardonyxError(f"{container.path}: this container holds no model")
+    plan = plan_from_data(content["plan"], host_function_from_data)
+    blob = container.sections["objects"]
+    objects = {symbol: bytes(blob[at:at + size]) for symbol, at, size in content["objects"]}
+    constants = [np.frombuffer(container.sections[f"c{k}"], np.uint8) for k in range(plan.constants)]
+    return CompiledModel(plan, objects, constants, origin, content["report"], keep=container)
+
+
+def save_package(model: CompiledModel, path: str | os.PathLike[str]) -> None:
+    """Write a package (`.sdx`) that loads without compiling.
+
+    Raises:
+        OSError: no space or no permission; an older file stays as it was.
+    """
+    write(path, *to_sections(model))
+
+
+# ------------------------------------------------------------------------------------------------------------ load or build
+def obtain(source: object, options: CompileOptions, target: Target, cache: Cache | None = None,
+           observe: Callable[[str, object], None] | None = None) -> CompiledModel:
+    """A runnable model.
+
+    Args:
+        source: path of an .onnx or .sdx file, bytes of either, or an onnx.ModelProto.
+        observe: sees every compiler stage; forces compilation.
+
+    Raises:
+        ModelError: the model is damaged or inconsistent.
+        UnsupportedError: it uses something that is not implemented.
+        SardonyxError: a package is damaged or for another machine.
+        FileNotFoundError: no such file.
+    """
+    import time
+
+    start = time.perf_counter()
+    if is_package(source):
+        model = from_container(Container(source), "package")
+        check_target(model.plan, target, source)
+        model.seconds["load"] = time.perf_counter() - start
+        return model
+    cache = cache if cache is not None else default_cache()
+    data, folder = read_source(source)
+    key = model_key(data, options, target)
+    stored = cache.load_model(key) if observe is None else None
+    if stored is not None and _external_files_unchanged(stored.content.get("external", []), folder):
+        model = from_container(stored, "cache")
+        model.seconds["load"] = time.perf_counter() - start
+        return model
+    model, external = compile_model(source if folder is not None else data, options, target, cache, observe)
+    content, sections = to_sections(model)
+    content["external"] = [[name, *_file_facts(folder / name)] for name in external] if folder is not None else []
+    cache.save_model(key, content, sections)
+    model.seconds["total"] = time.perf_counter() - start
+    return model
+
+
+def is_package(source: object) -> bool:
+    """Whether a source is a compiled container rather than an ONNX model."""
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            with open(source, "rb") as f:
+                return f.read(len(MAGIC)) == MAGIC
+        except IsADirectoryError as e:
+            raise ModelError(f"{os.fspath(source)} is a folder, a model file was expected") from e
+    return False
+
+
+def check_target(plan: Plan, target: Target, source: object) -> None:
+    """Refuse code made for another kind of machine.
+
+    Raises:
+        TargetError: the package's target is not the one asked for.
+    """
+    from ..ir.errors import TargetError
+
+    triple = plan.target.split("|")[0]
+    if triple.split("-")[0] != target.triple.split("-")[0]:
+        raise TargetError(f"{source}: compiled for {triple}, this machine is {target.triple}; compile it again with --target host")
+    missing = missing_features(plan.target, target)
+    if missing:
+        raise TargetError(f"{source}: compiled for a processor with {', '.join(missing)}, which this one lacks; compile it again with --target host")
+
+
+_LEVEL_FEATURES = {"x86-64-v2": ("sse4.2",), "x86-64-v3": ("avx2", "fma"), "x86-64-v4": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
+
+
+def missing_features(key: str, target: Target) -> list[str]:
+    """Instruction sets that code for `key` uses and `target` lacks."""
+    _, cpu, features = (key.split("|") + ["", ""])[:3]
+    wanted = set(_LEVEL_FEATURES.get(cpu, ())) | {f[1:] for f in features.split(",") if f.startswith("+")}
+    has = {f[1:] for f in target.features.split(",") if f.startswith("+")}
+    if not has:
+        return []
+    return sorted(wanted - has)
+
+
+def read_source(source: object) -> tuple[bytes | memoryview, Path | None]:
+    """The model's bytes, and the folder that external data may lie in."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), None
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(os.fspath(source))
+        import mmap
+
+        with open(path, "rb") as f:
+            if os.fstat(f.fileno()).st_size == 0:
+                raise ModelError(f"{path} is empty")
+            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)), path.parent
+    serialize = getattr(source, "SerializeToString", None)
+    if serialize is not None:
+        return serialize(), None
+    raise TypeError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
+
+
+def model_key(data: bytes | memoryview, options: CompileOptions, target: Target) -> str:
+    """Cache key of a compiled model: content, options, target, toolchain."""
+    from ..codegen.toolchain import toolchain_key
+
+    facts = [CACHE_FORMAT, chunk_digest([data]), options.key(), repr(target), toolchain_key()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _file_facts(path: Path) -> list[object]:
+    import mmap
+
+    with open(path, "rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        return [size, chunk_digest([memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))]) if size else ""]
+
+
+def _external_files_unchanged(facts: Sequence[Sequence[object]], folder: Path | None) -> bool:
+    for name, *expected in facts:
+        if folder is None:
+            return False
+        try:
+            if _file_facts(folder / str(name)) != list(expected):
+                return False
+        except OSError:
+            return False
+    return True
+
+
+def compile_model(source: object, options: CompileOptions, target: Target, cache: Cache,
+                  observe: Callable[[str, object], None] | None = None) -> tuple[CompiledModel, list[str]]:
+    """Compile from scratch (kernels found in the cache excepted); returns the model and its external data files."""
+    import time
+
+    from ..compiler.importer import import_model
+    from .build import build_graph
+    from .progress import compile_progress
+
+    start = time.perf_counter()
+    with compile_progress() as progress:
+        progress.stage("reading the model")
+        graph = import_model(source, free_dimensions=options.free_dimensions, initializers=options.initializers)
+        external = list(getattr(graph, "external_files", ()))
+        imported = time.perf_counter()
+        progress.stage("fusing")
+        built = build_graph(graph, target, options.level, observe, options.disabled)
+        lowered = time.perf_counter()
+        objects = compile_kernels(built.sources, target, cache, progress.kernels)
+    report = {
+        "decisions": [[list(a), list(b), why] for a, b, why in built.decisions],
+        "kernels": {s.symbol: s.text for s in built.sources},
+    }
+    seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
+    return CompiledModel(built.plan, objects, built.constants, "compiled", report, seconds), external
+
+
+def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progress: Callable[[int, int, str], None] | None = None) -> dict[str, bytes]:
+    """Objects by symbol: from the cache, the rest compiled in parallel and cached."""
+    from ..codegen.toolchain import toolchain_key
+
+    found: dict[str, bytes] = {}
+    missing = []
+    suffix = hashlib.sha256(f"{target.key}|{toolchain_key()}".encode()).hexdigest()[:16]
+    for s in sources:
+        data = cache.load_object(f"{s.key}{suffix}")
+        if data is None:
+            missing.append(s)
+        else:
+            found[s.symbol] = data
+    if missing:
+        from .compile_pool import compile_all
+
+        made = compile_all(missing, target, knobs.COMPILE_PROCESSES.read_int() or target.cores, progress)
+        for s in missing:
+            found[s.symbol] = made[s.key]
+            cache.save_object(f"{s.key}{suffix}", made[s.key])
+    return found
