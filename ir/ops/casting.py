@@ -1,0 +1,141 @@
+"""Conversions between element types."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .. import dtypes as dt
+from .. import expr as ex
+from ..dtypes import DType
+from ..expr import Expr, Tensor
+from ..graph import Value
+from ..loops import Ref
+from .base import REQUIRED, Builder, Lowering, NodeView, Op, Sample, register
+from .elementwise import real_sample
+
+
+def element_type(n: NodeView, name: str, default: DType | None = None) -> DType:
+    """An attribute that holds an element type (a DType or its ONNX code)."""
+    found = n.attr(name)
+    if found is None and default is not None:
+        return default
+    if isinstance(found, DType):
+        return found
+    if isinstance(found, str) and found.lower() in dt.BY_NAME:
+        return dt.BY_NAME[found.lower()]
+    if not isinstance(found, int) or found not in dt.BY_CODE:
+        raise n.error(f"attribute '{name}' is {found!r}, an element type was expected")
+    return dt.BY_CODE[found]
+
+
+def convert(n: Lowering, x: Tensor, to: DType) -> Ref:
+    """`x` in another element type."""
+    if x.dtype is to:
+        return x
+    if dt.string in (x.dtype, to):
+        return n.host(lambda a, *rest: [strings_from(a) if to is dt.string else numbers_from(a, to)], [(to, x.shape)], "strings are converted")[0]
+    saturate = bool(n.attr("saturate"))
+
+    def body(*i: Expr) -> Expr:
+        v = x[i]
+        if to is dt.float8e8m0:
+            v = ex.cast(v, dt.float32)
+            mode = n.attr("round_mode")
+            if mode not in ("up", "down", "nearest"):
+                raise n.error(f"round_mode is '{mode}', 'up', 'down' or 'nearest' was expected")
+            v = power_of_two(v, mode, saturate)
+        return ex.cast(v, to, saturate)
+    return n.map(x.shape, body, to)
+
+
+def power_of_two(x: Expr, mode: str, saturate: bool) -> Expr:
+    """A positive float32 rounded to a power of two: away from zero, towards zero, or to the nearest (halves up)."""
+    bits = ex.bitcast(x, dt.int32)
+    extra = {"up": 0x7FFFFF, "down": 0, "nearest": 0x400000}[mode]
+    rounded = ex.binary("bitand", bits + extra, 0x7F800000)
+    largest = 0x7F000000
+    over = ex.binary("le", ex.const(0x7F800000, dt.int32), rounded)
+    infinite = ex.unary("isinf", x)
+    rounded = ex.where(over, largest if saturate else 0x7FC00000, rounded)
+    rounded = ex.where(infinite, largest if saturate else 0x7FC00000, rounded)
+    value = ex.bitcast(rounded, dt.float32)
+    return ex.where(ex.unary("isnan", x), x, value)
+
+
+def strings_from(a: np.ndarray) -> np.ndarray:
+    """Numbers as their shortest decimal spelling."""
+    def spell(v: object) -> str:
+        if isinstance(v, np.bool_):
+            return "True" if v else "False"
+        if isinstance(v, np.integer):
+            return str(int(v))
+        number = float(v)
+        if np.isnan(number):
+            return "NaN"
+        if np.isinf(number):
+            return "INF" if number > 0 else "-INF"
+        return np.format_float_positional(v if isinstance(v, np.floating) else np.float32(number), trim="0" if False else "-") if _plain(number) else repr(number)
+    flat = np.asarray(a).reshape(-1)
+    out = np.empty(flat.size, object)
+    out[:] = [spell(v) for v in flat]
+    return out.reshape(np.shape(a))
+
+
+def _plain(number: float) -> bool:
+    return number == 0 or 1e-5 <= abs(number) < 1e16
+
+
+def numbers_from(a: np.ndarray, to: DType) -> np.ndarray:
+    """Decimal spellings as numbers; INF, -INF and NaN in any case."""
+    def parse(s: object) -> float | int | bool:
+        text = s.decode() if isinstance(s, bytes) else str(s)
+        if to.is_integer:
+            try:
+                return int(text)
+            except ValueError:
+                return int(float(text))
+        if to is dt.boolean:
+            return text.strip().lower() in ("true", "1") or text.strip().lower() not in ("false", "0", "") and bool(float(text))
+        return float(text)
+    flat = np.asarray(a, object).reshape(-1)
+    values = [parse(s) for s in flat]
+    wide = np.array(values, dtype=np.uint64 if to is dt.uint64 else np.int64 if to.is_integer else np.bool_ if to is dt.boolean else np.float64)
+    return wide.astype(to.numpy).reshape(np.shape(a))
+
+
+@register
+class Cast(Op):
+    """Conversion to the type `to`: floats to integers truncate, integers wrap, float8 types saturate if asked. Source: ONNX Cast-28."""
+
+    name, versions = "Cast", (1, 6, 9, 13, 19, 21, 23, 24, 25, 28)
+    attributes = {"to": REQUIRED, "saturate": 1, "round_mode": "up"}
+
+    def lower(self, n: Lowering) -> Ref:
+        return convert(n, n.input(0), element_type(n, "to"))
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [b.add("CastLike", upstream[0], b.input(0)) if b.type(b.input(0)).dtype.is_float else None]
+
+    def samples(self) -> Iterator[Sample]:
+        x = real_sample((3, 4), -9, 9)
+        for to in (dt.float16, dt.bfloat16, dt.float64, dt.int32, dt.int8, dt.boolean, dt.float8e4m3fn):
+            yield Sample((x,), {"to": to.code}, name=f"to_{to.short}")
+        yield Sample((np.array([200, 300, -129], np.int16),), {"to": dt.int8.code}, name="wraps")
+
+
+@register
+class CastLike(Op):
+    """Conversion to the type of the second input. Source: ONNX CastLike-25."""
+
+    name, versions = "CastLike", (15, 19, 21, 23, 24, 25)
+    attributes = {"saturate": 1, "round_mode": "up"}
+
+    def lower(self, n: Lowering) -> Ref:
+        return convert(n, n.input(0), n.input(1).dtype)
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [b.add("CastLike", upstream[0], b.input(0)) if b.type(b.input(0)).dtype.is_float else None, None]
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample((real_sample((3, 4), -9, 9), np.zeros(1, np.int32)))
