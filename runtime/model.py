@@ -220,7 +220,7 @@ def read_source(source: object) -> tuple[bytes | memoryview, Path | None]:
 
 def model_key(data: bytes | memoryview, options: CompileOptions, target: Target) -> str:
     """Cache key of a compiled model: content, options, target, toolchain."""
-    from ..codegen.toolchain import toolchain_key
+    from .toolchain import toolchain_key
 
     facts = [CACHE_FORMAT, chunk_digest([data]), options.key(), repr(target), toolchain_key()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -275,7 +275,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
 
 def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progress: Callable[[int, int, str], None] | None = None) -> dict[str, bytes]:
     """Objects by symbol: from the cache, the rest compiled in parallel and cached."""
-    from ..codegen.toolchain import toolchain_key
+    from .toolchain import toolchain_key
 
     found: dict[str, bytes] = {}
     missing = []
