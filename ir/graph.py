@@ -129,7 +129,10 @@ class Graph:
         self.opsets: dict[str, int] = {} if parent is None else parent.opsets
         self.metadata: dict[str, str] = {}
         self.overridable: dict[str, Value] = {}  # initialisers that are inputs as well
-        self._names: set[str] = set()
+        self.declared: dict[str, Type] = {}  # what the model says about inputs, outputs and values in between; for reports, never trusted
+        self.output_names: list[str] = []  # the model's names of `outputs`, which rewriting keeps
+        self.remarks: list[str] = []  # what is odd about the model but does no harm
+        self._names: set[str] = set() if parent is None else parent._names  # unique throughout a model: sizes refer to tensors by name
         self._count = 0
 
     # ---- construction
