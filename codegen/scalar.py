@@ -1,0 +1,434 @@
+"""Scalar expressions as Python text: names in order of appearance, sizes as parameters, each value in the outermost place where it is known.
+
+`Writer` collects what a kernel's signature needs. `Scope` is one indented block of the text. `Emitter.value` gives the spelling of an expression in a scope,
+writing assignments into that scope or an enclosing one: what does not change in a loop lands before the loop, and equal expressions are computed once.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..ir import dtypes as dt
+from ..ir import expr as ex
+from ..ir import integer
+from ..ir.dtypes import DType
+from ..ir.errors import UnsupportedError
+from ..ir.expr import Expr, Tensor
+from .flatten import is_size
+
+MAX_SPELLING = 60  # characters of an operand before it gets a name of its own
+_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^",
+            "bitand": "&", "bitor": "|", "bitxor": "^"}
+_COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
+
+
+@dataclass
+class Writer:
+    """A kernel's buffers, parameters and constants, numbered in order of appearance."""
+
+    buffers: dict[Tensor, str] = field(default_factory=dict)
+    written: set[Tensor] = field(default_factory=set)
+    parameters: list[Expr] = field(default_factory=list)
+    constants: dict[str, tuple[str, tuple]] = field(default_factory=dict)
+    _sizes: dict[object, str] = field(default_factory=dict)
+    _counts: Counter[str] = field(default_factory=Counter)
+
+    def name(self, stem: str) -> str:
+        """A fresh local name."""
+        self._counts[stem] += 1
+        return f"{stem}{self._counts[stem] - 1}"
+
+    def buffer(self, tensor: Tensor) -> str:
+        return self.buffers.setdefault(tensor, f"b{len(self.buffers)}")
+
+    def parameter(self, size: Expr, key: object = None) -> str:
+        """A parameter that carries `size`. Equal sizes in different roles stay apart, so that the text never depends on coincidence; `key` names the role."""
+        if key is not None and key in self._sizes:
+            return self._sizes[key]
+        name = f"p{len(self.parameters)}"
+        self.parameters.append(size)
+        if key is not None:
+            self._sizes[key] = name
+        return name
+
+    def function(self, name: str, builder: str, *arguments: object) -> str:
+        """A name that codegen resolves to an intrinsic."""
+        self.constants.setdefault(name, (builder, arguments))
+        return name
+
+    def math(self, name: str) -> str:
+        """A function of `mathlib`, by its name there."""
+        return self.function(name, "math", name)
+
+    def constant_list(self) -> tuple[tuple[str, str, tuple], ...]:
+        return tuple((n, b, a) for n, (b, a) in self.constants.items())
+
+
+class Scope:
+    """A block of text within its parent.
+
+    Args:
+        axes: spelling of the axes bound here.
+        conditional: whether the block may be skipped, so that guarded loads must stay inside.
+    """
+
+    def __init__(self, parent: "Scope | None", axes: dict[Expr, str] | None = None, conditional: bool = False) -> None:
+        self.parent, self.axes, self.conditional = parent, axes or {}, conditional
+        self.lines: list[str] = []
+        self.names: dict[Expr, str] = {}
+
+    def chain(self) -> list["Scope"]:
+        """From the outermost scope to this one."""
+        out: list[Scope] = []
+        s: Scope | None = self
+        while s is not None:
+            out.append(s)
+            s = s.parent
+        return out[::-1]
+
+    def find(self, e: Expr) -> str | None:
+        s: Scope | None = self
+        while s is not None:
+            if e in s.names:
+                return s.names[e]
+            if e in s.axes:
+                return s.axes[e]
+            s = s.parent
+        return None
+
+    def close(self, header: str) -> None:
+        """Put the finished block into its parent, below `header`."""
+        assert self.parent is not None
+        self.parent.lines.append(header)
+        self.parent.lines.extend("    " + x for x in self.lines or ["pass"])
+
+
+def literal(value: ex.Scalar, dtype: DType) -> str:
+    """A constant's spelling in the compute type of `dtype`."""
+    dtype = dt.compute_type(dtype)
+    if dtype.kind == "bool":
+        return repr(bool(value))
+    if dtype.is_float:
+        number = float(value)
+        text = {"inf": "np.inf", "-inf": "-np.inf", "nan": "np.nan"}.get(repr(number), repr(number))
+        return f"{dtype.numpy_name}({text})"
+    return repr(int(value)) if dtype is dt.int64 else f"{number_type(dtype)}({int(value)})"
+
+
+def number_type(dtype: DType) -> str:
+    """The scalar type in which values of `dtype` are held in registers."""
+    dtype = dt.compute_type(dtype)
+    if dtype.is_integer and dtype.bits < 8:
+        return f"{dtype.kind}8"
+    return dtype.numpy_name
+
+
+class Emitter:
+    """Spells expressions.
+
+    Args:
+        writer: the kernel's signature.
+        buffers: flat tensor -> tensor, as in a flat nest.
+        guarded: flat tensors whose loads must stay behind their condition.
+        size_loads: loads that are sizes.
+        order: axis -> position, for a canonical order of terms.
+    """
+
+    def __init__(self, writer: Writer, buffers: dict[Tensor, Tensor], guarded: Iterable[Tensor], size_loads: frozenset[Expr], order: dict[Expr, int]) -> None:
+        self.writer, self.buffers, self.guarded, self.size_loads, self.order = writer, buffers, set(guarded), size_loads, order
+        self.uses: Counter[Expr] = Counter()
+        self._guarded_cache: dict[Expr, bool] = {}
+        self._keys: dict[Expr, str] = {}
+
+    def count(self, roots: Iterable[Expr]) -> None:
+        """Note how often each expression is used, to give names to those used more than once."""
+        for e in ex.walk(roots):
+            self.uses.update(set(ex.children(e)) if e.op == "poly" else e.args)
+
+    # ------------------------------------------------------------------------------------------------------------- placement
+    def is_guarded(self, e: Expr) -> bool:
+        """Whether evaluating `e` outside of its condition might read out of range."""
+        if e not in self._guarded_cache:
+            own = e.op == "load" and ex.load_tensor(e) in self.guarded
+            self._guarded_cache[e] = own or any(self.is_guarded(a) for a in (e.args[:1] if e.op == "where" and self.is_lazy(e) else ex.children(e)))
+        return self._guarded_cache[e]
+
+    def is_lazy(self, e: Expr) -> bool:
+        """Whether only the chosen branch of a `where` may be evaluated."""
+        return any(self.is_guarded(a) for a in e.args[1:])
+
+    def place(self, e: Expr, scope: Scope) -> Scope:
+        """The outermost scope, of those around `scope`, where `e` can be evaluated."""
+        chain = scope.chain()
+        missing = set(e.axes)
+        depth = 0
+        for k, s in enumerate(chain):
+            if missing & s.axes.keys():
+                depth = k
+                missing -= s.axes.keys()
+        if self.is_guarded(e):
+            depth = max([depth] + [k for k, s in enumerate(chain) if s.conditional])
+        for k in range(len(chain) - 1, depth, -1):  # what an operand's definition is bound to
+            if any(n in chain[k].names for n in ex.walk(e) if n.op in ("acc", "reduce")):
+                depth = k
+                break
+        return chain[depth]
+
+    # ---------------------------------------------------------------------------------------------------------------- values
+    def value(self, e: Expr, scope: Scope) -> str:
+        """The spelling of `e` in `scope`, an atom or an expression in parentheses."""
+        known = scope.find(e)
+        if known is not None:
+            return known
+        if e.op == "const" and not self._is_parameter_constant(e):
+            return literal(e.value, e.dtype)
+        if is_size(e, self.size_loads):
+            return self.size(e, scope)
+        target = self.place(e, scope)
+        if e.op == "reduce":
+            return self.reduction(e, target)
+        if e.op == "where" and self.is_lazy(e):
+            return self.branch(e, target)
+        text = self.spell(e, target)
+        if target is scope and self.uses[e] <= 1 and len(text) <= MAX_SPELLING:
+            return text
+        return self.assign(e, text, target)
+
+    def assign(self, e: Expr, text: str, scope: Scope) -> str:
+        """Give `text`, the value of `e`, a name in `scope`."""
+        if text.isidentifier():
+            scope.names[e] = text
+            return text
+        name = self.writer.name("t")
+        scope.lines.append(f"{name} = {_bare(text)}")
+        scope.names[e] = name
+        return name
+
+    def _is_parameter_constant(self, e: Expr) -> bool:
+        return e.dtype is dt.int64 and abs(e.value) > 1
+
+    def size(self, e: Expr, scope: Scope) -> str:
+        """A parameter."""
+        root = scope.chain()[0]
+        if e.dtype is dt.boolean:
+            root.names[e] = f"({self.writer.parameter(ex.make('where', (e, ex.const(1), ex.const(0)), dt.int64))} != 0)"
+        else:
+            root.names[e] = self.writer.parameter(e)
+        return root.names[e]
+
+    def spell(self, e: Expr, scope: Scope) -> str:
+        """The text of one node, its operands spelled for `scope`."""
+        op, kind = e.op, e.dtype
+        if op == "poly":
+            return self.polynomial(e, scope)
+        if op == "load":
+            return self.load(e, scope)
+        if op == "cast":
+            return self.cast(e, scope)
+        a = [self.value(x, scope) for x in e.args]
+        operand = dt.compute_type(e.args[0].dtype)
+        if op == "where":
+            return f"({a[1]} if {a[0]} else {a[2]})"
+        if op == "not":
+            return f"(not {a[0]})"
+        if op in _COMPARISONS or op in ("and", "or", "xor"):
+            return f"({a[0]} {_SYMBOLS[op]} {a[1]})"
+        if op in _SYMBOLS:
+            return self.wrapped(f"({a[0]} {_SYMBOLS[op]} {a[1]})", kind)
+        if op == "neg":
+            return self.wrapped(f"(-{a[0]})", kind)
+        if op == "div" and operand.is_float:
+            return f"({a[0]} / {a[1]})"
+        if op == "bitcast":
+            return f"{self.writer.math(f'bits_{e.args[0].dtype.short}_to_{kind.short}')}({_bare(a[0])})"
+        return f"{self.writer.math(f'{op}_{operand.short}')}({', '.join(map(_bare, a))})"
+
+    def wrapped(self, text: str, dtype: DType) -> str:
+        """Integer arithmetic narrower than 64 bits, cut back to its type (Numba widens it)."""
+        if dtype.is_integer and dtype.bits < 64:
+            return f"{number_type(dtype)}({_bare(text)})"
+        return text
+
+    def load(self, e: Expr, scope: Scope) -> str:
+        tensor = self.buffers.get(ex.load_tensor(e), ex.load_tensor(e))
+        buffer, at = self.writer.buffer(tensor), _bare(self.value(e.args[0], scope))
+        if tensor.dtype.kind == "bool":
+            return f"({buffer}[{at}] != 0)"
+        if tensor.dtype.is_float and tensor.dtype.bits < 32:
+            return f"{self.writer.math(f'load_{tensor.dtype.short}')}({buffer}, {at})"
+        return f"{buffer}[{at}]"
+
+    def store(self, tensor: Tensor, at: str, value: str) -> str:
+        """The statement that writes one element."""
+        buffer = self.writer.buffer(tensor)
+        self.writer.written.add(tensor)
+        at, value = _bare(at), _bare(value)
+        if tensor.dtype.kind == "bool":
+            return f"{buffer}[{at}] = uint8({value})"
+        if tensor.dtype.is_float and tensor.dtype.bits < 32:
+            return f"{self.writer.math(f'store_{tensor.dtype.short}')}({buffer}, {at}, {value})"
+        return f"{buffer}[{at}] = {value}"
+
+    def cast(self, e: Expr, scope: Scope) -> str:
+        """A conversion; narrow floats are held as float32, so that widening them costs nothing and narrowing rounds."""
+        source, target = e.args[0].dtype, e.dtype
+        a = _bare(self.value(e.args[0], scope))
+        if target.kind == "bool":
+            return f"({a} != {literal(0, source)})" if a.isidentifier() else f"(({a}) != {literal(0, source)})"
+        if source.is_float and target is dt.compute_type(source):
+            return f"({a})"
+        if source.is_integer and target.is_integer and target.bits >= 8 or source.kind == "bool" and target.bits >= 32 or \
+                source.kind == "bool" and target.is_integer or source is dt.float32 and target is dt.float64:
+            return f"{number_type(target)}({a})"
+        saturated = "_sat" if e.value and target.is_float and target.bits <= 8 else ""
+        return f"{self.writer.math(f'{source.short}_to_{target.short}{saturated}')}({a})"
+
+    # ------------------------------------------------------------------------------------------------------ integer polynomials
+    def polynomial(self, e: Expr, scope: Scope) -> str:
+        """A sum, the part that is known further out first and under a name of its own there."""
+        groups: dict[tuple[Expr, ...], integer.Terms] = {}
+        for mono, k in e.value:
+            varying = tuple(a for a in mono if not is_size(a, self.size_loads))
+            fixed = tuple(a for a in mono if is_size(a, self.size_loads))
+            groups.setdefault(varying, {})[fixed] = k
+        chain = scope.chain()
+        depth = {v: max((chain.index(self.place(a, scope)) for a in v), default=0) for v in groups}
+        deepest = max(depth.values())
+        outer = {v: t for v, t in groups.items() if depth[v] < deepest or not v}
+        parts: list[str] = []
+        if outer and len(outer) < len(groups):
+            rest: integer.Terms = {}
+            for v, t in outer.items():
+                rest = integer.add_terms(rest, integer.mul_terms({v: 1}, t))
+            text = self.value(integer.from_terms(rest), scope)
+            parts = [text]
+            groups = {v: t for v, t in groups.items() if v not in outer}
+        for v in sorted(groups, key=lambda v: (not v, [self.key(a) for a in v])):
+            factor = integer.from_terms(groups[v])
+            names = [self.value(a, scope) for a in v]
+            if factor.is_const and abs(factor.value) == 1 and names:
+                text, sign = " * ".join(names), "-" if factor.value < 0 else "+"
+            elif factor.is_const and abs(factor.value) == 1:
+                text, sign = "1", "-" if factor.value < 0 else "+"
+            else:
+                text, sign = " * ".join([*names, self.writer.parameter(factor)]), "+"
+            parts.append(f" {sign} {text}" if parts else ("-" if sign == "-" else "") + text)
+        return f"({''.join(parts)})"
+
+    def key(self, e: Expr) -> str:
+        """A spelling that depends on structure alone, to order the terms of a sum."""
+        if e not in self._keys:
+            if e.op == "axis":
+                found = f"axis{self.order.get(e, 99):02d}"
+            elif e.op == "load":
+                found = f"load {e.dtype.short} {self.key(e.args[0])}"
+            elif is_size(e, self.size_loads):
+                found = "size"
+            else:
+                found = f"{e.op} {e.dtype.short} {[self.key(a) for a in ex.children(e)]}"
+            self._keys[e] = found
+        return self._keys[e]
+
+    # ----------------------------------------------------------------------------------------------------------- control flow
+    def branch(self, e: Expr, scope: Scope) -> str:
+        """A `where` of which only the chosen side is evaluated: a statement in `scope`."""
+        condition = _bare(self.value(e.args[0], scope))
+        name = self.writer.name("t")
+        for header, side in ((f"if {condition}:", e.args[1]), ("else:", e.args[2])):
+            block = Scope(scope, conditional=True)
+            text = _bare(self.value(side, block))
+            block.lines.append(f"{name} = {text}")
+            block.close(header)
+        scope.names[e] = name
+        return name
+
+    def loop(self, axis: Expr, scope: Scope) -> tuple[Scope, str]:
+        """A loop over a whole axis: its scope and header."""
+        name = self.writer.name("i")
+        return Scope(scope, {axis: name}), f"for {name} in range({self.writer.parameter(axis.extent, axis)}):"
+
+    def reduction(self, e: Expr, scope: Scope) -> str:
+        """Loops in `scope` that leave the value of a `reduce` in a variable."""
+        kind, axes, body = ex.reduce_kind(e), ex.reduce_axes(e), e.args[0]
+        if kind.startswith("arg"):
+            return self.position(e, scope)
+        name = self.writer.name("s")
+        scope.lines.append(f"{name} = {literal(identity(kind, body.dtype), body.dtype)}")
+        blocks: list[tuple[Scope, str]] = []
+        inner = scope
+        for a in axes:
+            blocks.append(self.loop(a, inner))
+            inner = blocks[-1][0]
+        inner.lines.append(f"{name} = {self.combine(kind, body.dtype, name, self.value(body, inner))}")
+        for block, header in reversed(blocks):
+            block.close(header)
+        scope.names[e] = name
+        return name
+
+    def combine(self, kind: str, dtype: DType, name: str, value: str) -> str:
+        """The accumulator `name` joined with one more value."""
+        dtype = dt.compute_type(dtype)
+        if kind in ("any", "all"):
+            return f"{name} {'|' if kind == 'any' else '&'} {value}"
+        if kind in ("sum", "prod"):
+            if dtype.is_float:
+                name_of = self.writer.function(f"{kind}_{dtype.short}", "accumulate", kind, dtype.short)
+                return f"{name_of}({name}, {_bare(value)})"
+            if dtype.kind == "bool":
+                raise UnsupportedError(f"{kind} of bool values; cast them first")
+            return _bare(self.wrapped(f"({name} {'+' if kind == 'sum' else '*'} {value})", dtype))
+        return f"{self.writer.math(f'{kind}_{dtype.short}')}({name}, {_bare(value)})"
+
+    def position(self, e: Expr, scope: Scope) -> str:
+        """The index of the largest or smallest value along one axis; NaN counts as beyond both."""
+        kind, (axis,), body = ex.reduce_kind(e), ex.reduce_axes(e), e.args[0]
+        best, at = self.writer.name("s"), self.writer.name("s")
+        most = "max" if kind.startswith("argmax") else "min"
+        scope.lines += [f"{best} = {literal(identity(most, body.dtype), body.dtype)}", f"{at} = 0"]
+        block, header = self.loop(axis, scope)
+        v = self.value(body, block)
+        if not v.isidentifier():
+            v = self.assign(body, v, block)
+        last = kind.endswith("last")
+        sign = (">" if most == "max" else "<") + ("=" if last else "")
+        test = f"{v} {sign} {best}"
+        if not last:
+            test += f" or {v} == {best} and {at} == 0 and {block.axes[axis]} == 0"
+        if dt.compute_type(body.dtype).is_float:
+            test = f"{v} != {v}" + (f" or {best} == {best} and ({test})" if last else f" and {best} == {best} or {test}")
+        block.lines += [f"if {test}:", f"    {best} = {v}", f"    {at} = {block.axes[axis]}"]
+        block.close(header)
+        scope.names[e] = at
+        return at
+
+
+def identity(kind: str, dtype: DType) -> ex.Scalar:
+    """What a reduction of nothing gives."""
+    if kind in ("sum", "prod"):
+        return 0 if kind == "sum" else 1
+    if kind in ("any", "all"):
+        return kind == "all"
+    if dtype.is_float:
+        return float("-inf") if kind == "max" else float("inf")
+    if dtype.kind == "bool":
+        return kind == "min"
+    low = -(1 << dtype.bits - 1) if dtype.kind == "int" else 0
+    high = (1 << dtype.bits - (1 if dtype.kind == "int" else 0)) - 1
+    return low if kind == "max" else high
+
+
+def _bare(text: str) -> str:
+    """The text without a pair of parentheses around the whole."""
+    if not text.startswith("(") or not text.endswith(")"):
+        return text
+    depth = 0
+    for k, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if depth == 0 and k < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
+def spell_all(emitter: Emitter, values: Sequence[Expr], scope: Scope) -> list[str]:
+    return [emitter.value(v, scope) for v in values]
