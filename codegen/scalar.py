@@ -335,10 +335,13 @@ class Emitter:
         """A `where` of which only the chosen side is evaluated: a statement in `scope`."""
         condition = _bare(self.value(e.args[0], scope))
         name = self.writer.name("t")
+        blocks = []
         for header, side in ((f"if {condition}:", e.args[1]), ("else:", e.args[2])):
             block = Scope(scope, conditional=True)
             text = _bare(self.value(side, block))
             block.lines.append(f"{name} = {text}")
+            blocks.append((block, header))
+        for block, header in blocks:  # after both, whose invariants may have landed in `scope`
             block.close(header)
         scope.names[e] = name
         return name

@@ -37,7 +37,8 @@ class Oracle:
         with np.errstate(all="ignore"):
             for s in self.nest.stores:
                 index = tuple(np.broadcast_to(self.value(i), full) for i in s.index)
-                out[s.tensor][index] = np.broadcast_to(self.value(s.value), full).astype(s.tensor.dtype.numpy)
+                found = np.broadcast_to(self.value(s.value), full).astype(s.tensor.dtype.numpy)
+                out[s.tensor][index] = found if index else found.reshape(-1)[0]
         return out
 
     def value(self, e: Expr) -> np.ndarray:

@@ -1,0 +1,307 @@
+"""Schedules of map nests against a NumPy meaning of the same nests."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+from nest_oracle import Oracle, size
+
+from sardonyx.codegen.map_schedule import schedule_map
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
+from sardonyx.ir.dtypes import DType
+from sardonyx.ir.expr import Expr, Tensor
+from sardonyx.ir.kernel import KernelCall
+from sardonyx.ir.loops import MapNest, Store, identity_map, reads
+from sardonyx.runtime.host import host_target
+from sardonyx.runtime.objects import call_kernel, load_kernel
+
+TARGET = host_target()
+Layouts = Mapping[Tensor, tuple[int, ...]]
+
+
+def tensor(name: str, shape: Sequence[int | Expr], dtype: DType = dt.float32) -> Tensor:
+    return Tensor(name, dtype, tuple(map(ex.as_expr, shape)))
+
+
+def random_array(t: Tensor, sizes: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    shape = [size(d, sizes) for d in t.shape]
+    if t.dtype is dt.boolean:
+        return rng.random(shape) < 0.5
+    if t.dtype.is_integer:
+        return rng.integers(0 if t.dtype.kind == "uint" else -20, 20, shape).astype(t.dtype.numpy)
+    return rng.standard_normal(shape).astype(t.dtype.numpy)
+
+
+def stored(array: np.ndarray, t: Tensor, layouts: Layouts) -> np.ndarray:
+    """The array as it lies in memory."""
+    return np.ascontiguousarray(array.transpose(layouts.get(t, tuple(range(t.rank)))))
+
+
+def check(nest: MapNest, layouts: Layouts | None = None, sizes: Mapping[str, int] | None = None, tolerance: float = 2e-6,
+          arrays: Mapping[Tensor, np.ndarray] | None = None) -> KernelCall:
+    """Run the scheduled nest, whole and in pieces, against the oracle."""
+    layouts, sizes, rng = layouts or {}, sizes or {}, np.random.default_rng(7)
+    inputs = {t: random_array(t, sizes, rng) for t in reads(nest)} | dict(arrays or {})
+    expected = Oracle(nest, inputs, sizes).run()
+    call = schedule_map(nest, layouts, TARGET)
+    numbers = [size(p, sizes) for p in call.parameters]
+    units, scratch = size(call.units, sizes), size(call.scratch_bytes, sizes)
+    address = load_kernel(call.kernel, TARGET).address(call.kernel.symbol)
+    results = []
+    for pieces in ([(0, units)], [(k, k + 1) for k in range(units)] if units <= 64 else [(0, units // 3), (units // 3, units)]):
+        memory = {t: stored(inputs[t] if t in inputs else np.full(expected[t].shape, 77).astype(t.dtype.numpy), t, layouts) for t in call.buffers}
+        for lo, hi in pieces:
+            call_kernel(address, [memory[t] for t in call.buffers], numbers, lo, hi, scratch)
+        results.append(memory)
+    for t in nest.outputs:
+        want = stored(expected[t], t, layouts)
+        first, second = (r[t] for r in results)
+        assert first.tobytes() == second.tobytes(), f"units of {call.kernel.name} are not independent\n{call.kernel.text}"
+        if t.dtype.is_float:
+            narrow = {16: 1e-2, 8: 0.13}.get(t.dtype.bits, tolerance)
+            np.testing.assert_allclose(first.astype(np.float64), want.astype(np.float64), narrow, narrow, err_msg=call.kernel.text)
+        else:
+            np.testing.assert_array_equal(first, want, err_msg=call.kernel.text)
+    return call
+
+
+def reduced(kind: str, extents: Sequence[int | Expr], body: Callable[..., Expr]) -> Expr:
+    axes = tuple(ex.axis(n, "r") for n in extents)
+    return ex.reduce(kind, axes, body(*axes))
+
+
+# ------------------------------------------------------------------------------------------------------------- element-wise
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 4095, 4097, 10007])
+def test_flat_sum(n: int) -> None:
+    a, b, c = (tensor(x, (n,)) for x in "abc")
+    check(identity_map(c, lambda i: a[i] + b[i]))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 5, 7), (3, 1, 7), (3, 5, 1), (1, 1, 1), (2, 0, 3), (4, 16, 17)])
+@pytest.mark.parametrize("keep", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), ()])
+def test_broadcast(shape: tuple[int, ...], keep: tuple[int, ...]) -> None:
+    a, c = tensor("a", shape), tensor("c", shape)
+    b = tensor("b", [shape[k] for k in keep])
+    check(identity_map(c, lambda *i: a[i] * 2.0 + b[tuple(i[k] for k in keep)]))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0), (1, 0, 2), (1, 2, 0), (2, 0, 1)])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (5, 33, 40), (1, 17, 64)])
+def test_transpose(order: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    a = tensor("a", shape)
+    c = tensor("c", [shape[k] for k in order])
+    back = [order.index(k) for k in range(3)]
+    check(identity_map(c, lambda *i: a[tuple(i[k] for k in back)]))
+
+
+@pytest.mark.parametrize("store", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)])
+@pytest.mark.parametrize("load", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_layouts(store: tuple[int, ...], load: tuple[int, ...]) -> None:
+    a, s, c = tensor("a", (2, 19, 5, 6)), tensor("s", (19,)), tensor("c", (2, 19, 5, 6))
+    check(identity_map(c, lambda n, k, h, w: a[n, k, h, w] * s[k]), {c: store, a: load})
+
+
+def test_reshape_is_a_copy() -> None:
+    a, c = tensor("a", (6, 35)), tensor("c", (2, 21, 5))
+    call = check(identity_map(c, lambda *i: a[ex.unravel(ex.linear_index(i, c.shape), a.shape)]))
+    assert "//" not in call.kernel.text and call.kernel.text.count("for") == 1
+
+
+def test_split_heads() -> None:
+    a, c = tensor("a", (2, 10, 3 * 4 * 8)), tensor("c", (2, 4, 10, 8))
+    call = check(identity_map(c, lambda b, h, s, d: a[b, s, 32 + h * 8 + d]))
+    assert "//" not in call.kernel.text.split("for u")[1]
+
+
+def test_merge_heads() -> None:
+    a, c = tensor("a", (2, 4, 10, 8)), tensor("c", (2, 10, 32))
+    call = check(identity_map(c, lambda b, s, k: a[b, k // 8, s, k % 8]))
+    assert "//" not in call.kernel.text.split("for u")[1]
+
+
+def test_slice_with_steps() -> None:
+    a, c = tensor("a", (9, 20)), tensor("c", (4, 7))
+    check(identity_map(c, lambda i, j: a[8 - i * 2, j * 2 + 3]))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_concat(axis: int) -> None:
+    shape = [3, 5, 18]
+    sizes = [4, 1, 17]
+    parts = [tensor(f"a{k}", [n if d == axis else s for d, s in enumerate(shape)]) for k, n in enumerate(sizes)]
+    c = tensor("c", [sum(sizes) if d == axis else s for d, s in enumerate(shape)])
+
+    def value(*i: Expr) -> Expr:
+        def at(k: int, start: int) -> Expr:
+            return parts[k][tuple(x - start if d == axis else x for d, x in enumerate(i))]
+        return ex.where(i[axis] < 4, at(0, 0), ex.where(i[axis] < 5, at(1, 4), at(2, 5)))
+    check(identity_map(c, value))
+
+
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (0, 2, 3, 0), (2, 0, 0, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_pad(pads: tuple[int, int, int, int], order: tuple[int, ...]) -> None:
+    a = tensor("a", (3, 6, 21))
+    c = tensor("c", (3, 6 + pads[0] + pads[1], 21 + pads[2] + pads[3]))
+    check(identity_map(c, lambda k, i, j: ex.load(a, (k, i - pads[0], j - pads[2]), 0.5)), {a: order, c: order})
+
+
+def test_gather_rows() -> None:
+    table, index, c = tensor("t", (50, 24)), tensor("i", (3, 7), dt.int64), tensor("c", (3, 7, 24))
+
+    def row(a: Expr, b: Expr) -> Expr:
+        k = index[a, b]
+        return ex.minimum(ex.maximum(ex.where(k < 0, k + 50, k), 0), 49)
+    call = check(identity_map(c, lambda a, b, d: table[row(a, b), d]))
+    inner = call.kernel.text.rsplit("for ", 1)[1]
+    assert "min" not in inner, "index arithmetic belongs outside of the inner loop"
+
+
+def test_one_hot_and_range() -> None:
+    index, c = tensor("i", (5,), dt.int64), tensor("c", (5, 9))
+    check(identity_map(c, lambda a, k: ex.where(ex.equal(index[a], k - 3), ex.const(2.0, dt.float32), ex.const(-1.0, dt.float32))))
+    d = tensor("d", (100,), dt.int64)
+    check(identity_map(d, lambda i: i * 3 - 7))
+
+
+@pytest.mark.parametrize("dtype", [dt.float64, dt.int32, dt.int64, dt.int8, dt.uint8, dt.float16, dt.bfloat16, dt.boolean])
+def test_types(dtype: DType) -> None:
+    a, b, c = (tensor(x, (3, 21), dtype) for x in "abc")
+    d = tensor("d", (3, 21), dt.boolean)
+    if dtype is dt.boolean:
+        check(identity_map(c, lambda *i: ex.logical_and(a[i], ex.logical_not(b[i]))))
+    else:
+        check(identity_map(c, lambda *i: a[i] * b[i] - a[i]))
+        check(identity_map(d, lambda *i: a[i] < b[i]))
+        check(identity_map(tensor("e", (3, 21)), lambda *i: ex.cast(a[i], dt.float32) + 1.0))
+
+
+# --------------------------------------------------------------------------------------------------------------- reductions
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("kind", ["sum", "max", "prod"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 37, 65)])
+def test_reduce(kind: str, axes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    a = tensor("a", shape)
+    kept = [k for k in range(3) if k not in axes]
+    c = tensor("c", [shape[k] for k in kept])
+
+    def value(*i: Expr) -> Expr:
+        def body(*r: Expr) -> Expr:
+            index = dict(zip(kept, i)) | dict(zip(axes, r))
+            return a[tuple(index[k] for k in range(3))]
+        return reduced(kind, [shape[k] for k in axes], body)
+    check(identity_map(c, value), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["argmax", "argmin", "argmax_last", "argmin_last"])
+@pytest.mark.parametrize("dtype", [dt.float32, dt.int64])
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_argument(kind: str, dtype: DType, n: int) -> None:
+    a, c, d = tensor("a", (6, n, 3), dtype), tensor("c", (6, 3), dt.int64), tensor("d", (n, 3), dt.int64)
+    check(identity_map(c, lambda i, k: reduced(kind, (n,), lambda r: a[i, r, k])))
+    check(identity_map(d, lambda i, k: reduced(kind, (6,), lambda r: a[r, i, k])))
+
+
+def softmax(x: Callable[..., Expr], extent: Expr | int) -> Callable[..., Expr]:
+    def value(*i: Expr) -> Expr:
+        def e(k: Expr) -> Expr:
+            return ex.unary("exp", x(*i[:-1], k) - reduced("max", (extent,), lambda r: x(*i[:-1], r)))
+        return e(i[-1]) / reduced("sum", (extent,), e)
+    return value
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (4, 15), (3, 16), (7, 33), (2, 3, 128)])
+def test_softmax(shape: tuple[int, ...]) -> None:
+    a, c = tensor("a", shape), tensor("c", shape)
+    call = check(identity_map(c, softmax(lambda *i: a[i], shape[-1])))
+    assert call.kernel.text.count("exp_f32(") <= 1
+
+
+def test_softmax_over_the_middle() -> None:
+    a, c = tensor("a", (3, 10, 21)), tensor("c", (3, 10, 21))
+
+    def value(i: Expr, j: Expr, k: Expr) -> Expr:
+        def e(r: Expr) -> Expr:
+            return ex.unary("exp", a[i, r, k] - reduced("max", (10,), lambda s: a[i, s, k]))
+        return e(j) / reduced("sum", (10,), e)
+    check(identity_map(c, value))
+
+
+def layer_norm(x: Callable[..., Expr], extent: Expr | int, count: Expr, scale: Tensor, bias: Tensor) -> Callable[..., Expr]:
+    def value(*i: Expr) -> Expr:
+        mean = reduced("sum", (extent,), lambda r: x(*i[:-1], r)) / count
+        variance = reduced("sum", (extent,), lambda r: (x(*i[:-1], r) - mean) * (x(*i[:-1], r) - mean)) / count
+        return (x(*i) - mean) * ex.unary("rsqrt", variance + 1e-5) * scale[i[-1]] + bias[i[-1]]
+    return value
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (4, 15), (2, 3, 100)])
+def test_layer_norm(shape: tuple[int, ...]) -> None:
+    a, b, c, s, t = tensor("a", shape), tensor("b", shape), tensor("c", shape), tensor("s", shape[-1:]), tensor("t", shape[-1:])
+    count = ex.const(float(shape[-1]), dt.float32)
+    check(identity_map(c, layer_norm(lambda *i: a[i] + b[i], shape[-1], count, s, t)), tolerance=1e-5)
+    check(identity_map(c, layer_norm(lambda *i: ex.unary("tanh", a[i]), shape[-1], count, s, t)), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_instance_norm(order: tuple[int, ...]) -> None:
+    a, c = tensor("a", (2, 20, 6, 5)), tensor("c", (2, 20, 6, 5))
+
+    def value(n: Expr, k: Expr, h: Expr, w: Expr) -> Expr:
+        mean = reduced("sum", (6, 5), lambda y, x: a[n, k, y, x]) / 30.0
+        variance = reduced("sum", (6, 5), lambda y, x: (a[n, k, y, x] - mean) * (a[n, k, y, x] - mean)) / 30.0
+        return (a[n, k, h, w] - mean) / ex.unary("sqrt", variance + 1e-5)
+    check(identity_map(c, value), {a: order, c: order}, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_pooling(order: tuple[int, ...]) -> None:
+    a, c, d = tensor("a", (2, 20, 7, 9)), tensor("c", (2, 20, 3, 4)), tensor("d", (2, 20, 1, 1))
+    check(identity_map(c, lambda n, k, h, w: reduced("max", (3, 3), lambda y, x: ex.load(a, (n, k, h * 2 + y - 1, w * 2 + x - 1), -np.inf))), {a: order, c: order})
+    check(identity_map(d, lambda n, k, h, w: reduced("sum", (7, 9), lambda y, x: a[n, k, y, x]) / 63.0), {a: order, d: order}, tolerance=1e-5)
+
+
+def test_not_a_number_survives() -> None:
+    a, c = tensor("a", (4, 40)), tensor("c", (4,))
+    x = np.random.default_rng(1).standard_normal((4, 40)).astype(np.float32)
+    x[1, 17] = np.nan
+    x[2, 3], x[3, :] = np.inf, -np.inf
+    for kind in ("max", "min", "sum"):
+        check(identity_map(c, lambda i: reduced(kind, (40,), lambda r: a[i, r])), arrays={a: x}, tolerance=1e-5)
+    for kind in ("argmax", "argmin"):
+        check(identity_map(tensor("d", (4,), dt.int64), lambda i: reduced(kind, (40,), lambda r: a[i, r])), arrays={a: x})
+
+
+def test_several_stores() -> None:
+    a, c, d, e = tensor("a", (6, 30)), tensor("c", (6, 30)), tensor("d", (6,)), tensor("e", (6, 30), dt.boolean)
+    i, j = ex.axis(6), ex.axis(30)
+    mean = reduced("sum", (30,), lambda r: a[i, r]) / 30.0
+    check(MapNest((i, j), (Store(d, (i,), mean), Store(c, (i, j), a[i, j] - mean), Store(e, (i, j), mean < a[i, j]))), tolerance=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ symbolic sizes
+def nests(b: Expr | int, s: Expr | int, h: Expr | int) -> list[MapNest]:
+    a, c, t = tensor("a", (b, s, h)), tensor("c", (b, s, h)), tensor("t", (b, h, s))
+    v, w = tensor("v", (h,)), tensor("w", (h,))
+    p, q = tensor("p", (b, s + 3, h)), tensor("q", (b, s, h * 2))
+    count = ex.cast(ex.as_expr(h), dt.float32)
+    return [
+        identity_map(c, lambda *i: ex.unary("tanh", a[i] * v[i[2]] + w[i[2]])),
+        identity_map(c, softmax(lambda *i: a[i], ex.as_expr(h))),
+        identity_map(c, layer_norm(lambda *i: a[i], ex.as_expr(h), count if not isinstance(h, int) else ex.cast(ex.sym("H"), dt.float32), v, w)),
+        identity_map(t, lambda i, k, j: a[i, j, k]),
+        identity_map(p, lambda i, j, k: ex.load(a, (i, j - 1, k), 0.0)),
+        identity_map(q, lambda i, j, k: ex.where(k < h, a[i, j, k], c[i, j, k - h])),
+        identity_map(v, lambda k: reduced("sum", (b, s), lambda i, j: a[i, j, k])),
+    ]
+
+
+@pytest.mark.parametrize("which", range(7))
+def test_symbolic_sizes(which: int) -> None:
+    symbols = [ex.sym(n) for n in "BSH"]
+    nest = nests(*symbols)[which]
+    texts = {check(nest, sizes=dict(zip("BSH", values)), tolerance=1e-5).kernel.text for values in ((2, 9, 35), (1, 1, 16), (3, 20, 1))}
+    texts |= {schedule_map(nests(*values)[which], {}, TARGET).kernel.text for values in ((2, 9, 35), (4, 384, 768), (2, 9, 9))}
+    assert len(texts) == 1, "\n".join(texts)
