@@ -81,7 +81,7 @@ class ExternalData:
             raise ModelError(f"tensor '{tensor}' lies in '{location}', but the model came without a folder", hint="load it by path, or give folder=")
         # Backslashes are separators on one system and characters on the other: models that use them to climb are refused on both.
         parts = location.replace("\\", "/").split("/")
-        if "\0" in location or location.startswith(("/", "\\")) or ".." in parts or len(location) > 1 and location[1] == ":":
+        if "\0" in location or location.startswith(("/", "\\")) or ".." in parts or location[1:2] == ":":
             raise ModelError(f"tensor '{tensor}' lies in '{location}', which leaves the model's folder")
         try:
             path = (self.folders[0] / location).resolve()

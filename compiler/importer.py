@@ -147,6 +147,7 @@ class _ModelImporter:
             raise UnsupportedError(f"the model uses operators that are not implemented: {listed}")
         self._outputs()
         self._compare_declared()
+        graph.remarks += self.nodes.remarks
         for name in sorted(set(self.dims.by_name) - self.dims.used):
             _log.warning("the model has no free dimension '%s'", name)
         return graph
@@ -184,7 +185,7 @@ class _ModelImporter:
         """What the model says about outputs and values in between; entries without an element type say nothing."""
         for i in (*self.proto.graph.output, *self.proto.graph.value_info):
             name = text(i.name, "the name of a declared value")
-            if not i.HasField("type") or i.type.WhichOneof("value") == "tensor_type" and not i.type.tensor_type.elem_type:
+            if not i.HasField("type") or (i.type.WhichOneof("value") == "tensor_type" and not i.type.tensor_type.elem_type):
                 continue
             read = import_type(i.type, self.dims, name)
             if read is not None:
@@ -217,11 +218,11 @@ def _compare(name: str, declared: Type, value: Value, graph: Graph) -> None:
         if type(declared) is not type(found):
             raise ModelError(f"'{name}' is declared {declared}, but is {found}")
         return
-    if declared.dtype is not found.dtype:
+    if declared.dtype is not found.dtype and not value.is_constant:
         raise ModelError(f"'{name}' is declared {declared.dtype.name}, but is {found.dtype.name}")
     if declared.shape is None or found.shape is None:
         return
-    wrong = len(declared.shape) != len(found.shape) or any(
+    wrong = declared.dtype is not found.dtype or len(declared.shape) != len(found.shape) or any(
         a.is_const and b.is_const and a.value != b.value for a, b in zip(declared.shape, found.shape))
     if wrong:
         graph.remarks.append(f"'{name}' is declared {declared}, but is {found}")

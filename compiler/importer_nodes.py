@@ -12,9 +12,9 @@ import numpy as np
 from ..ir import dtypes as dt
 from ..ir.errors import ModelError, UnsupportedError
 from ..ir.expr import const
-from ..ir.graph import Attribute, Graph, Node, SequenceType, TensorType, Type, TypeValue, Value
+from ..ir.graph import Attribute, Graph, SequenceType, TensorType, Type, TypeValue, Value
 from ..ir.infer import infer
-from ..ir.ops.base import find, since_version
+from ..ir.ops.base import all_ops, find, since_version
 from .external_data import ExternalData
 from .importer_schema import check_node, check_types, function_body, newest_opset, schema
 from .importer_tensors import DimReader, import_type, sparse_array, tensor_array, text
@@ -43,6 +43,7 @@ class Scope:
         origin: the user's node that a function's nodes stand for.
         arguments: attributes given to the enclosing function with the scope that they were written in; None outside of functions.
         preset: values that stand ready for certain outputs.
+        constants: names of Constant nodes and initialisers.
         depth: functions entered so far.
     """
 
@@ -52,6 +53,7 @@ class Scope:
     origin: tuple[str, ...] = ()
     arguments: "Mapping[str, tuple[onnx.AttributeProto, Scope]] | None" = None
     preset: dict[str, Value] = field(default_factory=dict)
+    constants: set[str] = field(default_factory=set)
     names: dict[str, Value | None] = field(default_factory=dict)
     depth: int = 0
     calls: tuple[tuple[str, str, str], ...] = ()
@@ -83,6 +85,7 @@ class NodeImporter:
     def __init__(self, functions: "Mapping[tuple[str, str, str], onnx.FunctionProto]", external: ExternalData, dims: DimReader) -> None:
         self.functions, self.external, self.dims = functions, external, dims
         self.missing: dict[str, list[str]] = {}  # operator(version) -> the user's nodes
+        self.remarks: list[str] = []
         self.count = 0
 
     # ---- nodes
@@ -92,15 +95,29 @@ class NodeImporter:
         Raises:
             ModelError: undefined or repeated names, a cycle, or a node that does not fit its operator.
         """
+        others = []
         for p in protos:
             what = _label(p)
-            for name in _names(p.output, what):
+            outputs = _trimmed(_names(p.output, what))
+            if not outputs:
+                self.remarks.append(f"node '{what}' has no outputs; it is left out")
+                continue
+            constant = p.op_type == "Constant" and p.domain in ("", "ai.onnx")
+            for name in outputs:
                 if not name:
                     continue
-                if name in scope.names:
+                if name in scope.names and not (constant and name in scope.constants):
                     raise ModelError(f"'{name}' is defined more than once", what)
-                scope.names[name] = scope.preset.get(name) or graph.value(scope.prefix + name)
-        for p in _in_order(protos, scope):
+                if name not in scope.names:
+                    scope.names[name] = scope.preset.get(name) or graph.value(scope.prefix + name)
+                else:
+                    self.remarks.append(f"constant '{name}' is defined more than once; the last one counts")
+            if constant:
+                scope.constants.update(outputs)
+                self._constant(scope.names[outputs[0]], self._arguments(p, scope, what), what)
+            else:
+                others.append(p)
+        for p in _in_order(others, scope):
             self._node(graph, scope, p)
 
     def _node(self, graph: Graph, scope: Scope, p: "onnx.NodeProto") -> None:
@@ -119,16 +136,12 @@ class NodeImporter:
         own = self.functions.get(key)
         if own is not None:
             return self._call(graph, scope, p, own, key, inputs, wanted, attributes)
-        opset = scope.opsets.get(domain)
-        if opset is None:
-            raise ModelError(f"operator {domain or 'ai.onnx'}::{op}: the model imports no opset of its domain", what)
+        # A domain that is not imported counts as imported in its newest version, as in ONNX Runtime.
+        opset = scope.opsets.get(domain) or newest_opset(domain) or newest_definition(domain) or 1
         known = schema(domain, op, opset)
         if known is not None:
             check_node(known, {k: a for k, (a, _) in attributes.items()}, len(inputs), len(wanted), what)
             check_types(known, [None if v is None else v.type for v in inputs], what)
-        if op == "Constant" and not domain and wanted:
-            self._constant(scope.names[wanted[0]], attributes, what)
-            return None
         definition = find(domain, op)
         version = since_version(definition, opset) if definition is not None else None
         if definition is None or version is None:
@@ -287,9 +300,9 @@ class NodeImporter:
         if not name:
             raise ModelError("an initialiser has no name")
         scope.define(name, None)
-        v = graph.value(scope.prefix + name)
+        scope.constants.add(name)
+        scope.names[name] = v = graph.value(scope.prefix + name)
         set_constant(v, array)
-        scope.names[name] = v
 
     # ---- functions
     def _call(self, graph: Graph, scope: Scope, p: "onnx.NodeProto", f: "onnx.FunctionProto", key: tuple[str, str, str], inputs: Sequence[Value | None],
@@ -352,16 +365,20 @@ def read_opsets(imports: "Iterable[onnx.OperatorSetIdProto]", what: str) -> dict
     """Imported domains and their versions.
 
     Raises:
-        ModelError: a version is not positive, or one domain has two.
+        ModelError: a version is not positive.
     """
     out: dict[str, int] = {}
     for i in imports:
         domain = _domain(text(i.domain, what))
         if i.version < 1:
             raise ModelError(f"{what} imports version {i.version} of opset '{domain or 'ai.onnx'}'")
-        if out.setdefault(domain, i.version) != i.version:
-            raise ModelError(f"{what} imports versions {out[domain]} and {i.version} of opset '{domain or 'ai.onnx'}'")
+        out[domain] = i.version  # of several the last one counts, as in ONNX Runtime
     return out
+
+
+def newest_definition(domain: str) -> int | None:
+    """The newest version of any operator of a domain, or None for a domain without operators."""
+    return max((o.versions[-1] for o in all_ops() if o.domain == domain), default=None)
 
 
 def unsupported_opset(opsets: Mapping[str, int]) -> str | None:

@@ -76,7 +76,8 @@ def check_types(found: "onnx.defs.OpSchema", types: Sequence[Type | None], label
             raise ModelError(f"input {k} of {found.name}-{found.since_version} is {spelled}, which it does not take", label,
                              f"it takes {', '.join(sorted(parameter.types)[:12])}")
         if parameter.is_homogeneous and bound.setdefault(parameter.type_str, spelled) != spelled:
-            raise ModelError(f"input {k} of {found.name}-{found.since_version} is {spelled}, an earlier input of the same type is {bound[parameter.type_str]}", label)
+            raise ModelError(f"input {k} of {found.name}-{found.since_version} is {spelled}, but an earlier input, which must be of the same type, is "
+                             f"{bound[parameter.type_str]}", label)
 
 
 def spell(type: Type) -> str:

@@ -26,9 +26,10 @@ EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 # Element types whose values lie in TensorProto.int32_data, narrower ones as bit patterns.
 _IN_INT32 = frozenset(d.code for d in dt.ALL if d.bits <= 32 and d not in (dt.float32, dt.uint32))
 _TYPED_FIELDS: dict[int, tuple[str, np.dtype]] = {
-    dt.float32.code: ("float_data", np.dtype(np.float32)), dt.complex64.code: ("float_data", np.dtype(np.float32)),
-    dt.float64.code: ("double_data", np.dtype(np.float64)), dt.complex128.code: ("double_data", np.dtype(np.float64)),
-    dt.int64.code: ("int64_data", np.dtype(np.int64)), dt.uint32.code: ("uint64_data", np.dtype(np.uint64)), dt.uint64.code: ("uint64_data", np.dtype(np.uint64)),
+    **{d.code: ("float_data", np.dtype(np.float32)) for d in (dt.float32, dt.complex64)},
+    **{d.code: ("double_data", np.dtype(np.float64)) for d in (dt.float64, dt.complex128)},
+    **{d.code: ("uint64_data", np.dtype(np.uint64)) for d in (dt.uint32, dt.uint64)},
+    dt.int64.code: ("int64_data", np.dtype(np.int64)),
     **{code: ("int32_data", np.dtype(np.int32)) for code in _IN_INT32},
 }
 
@@ -175,7 +176,7 @@ def sparse_array(sparse: "onnx.SparseTensorProto", external: ExternalData, what:
         if (indices < 0).any() or (indices >= np.array(shape, np.int64)).any():
             raise ModelError(f"{what} has indices outside dims {list(shape)}")
         indices = np.ravel_multi_index(tuple(indices.T), shape) if len(values) else np.empty(0, np.int64)
-    elif len(indices) and not (0 <= indices.min() and indices.max() < count):
+    elif len(indices) and (indices.min() < 0 or indices.max() >= count):
         raise ModelError(f"{what} has indices outside dims {list(shape)}")
     dense = np.full(count, "", object) if values.dtype == object else np.zeros(count, values.dtype)
     dense[indices] = values
