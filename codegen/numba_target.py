@@ -86,6 +86,16 @@ class Entry:
     """Stands for a compiled function in Numba's tables."""
 
 
+class TypingContext(typing.BaseContext):
+    """Numba's typing of numbers, pointers and `math`; without NumPy's functions, whose rules every operator would be matched against."""
+
+    def load_additional_registries(self) -> None:
+        from numba.core.typing import cmathdecl, mathdecl
+
+        self.install_registry(cmathdecl.registry)
+        self.install_registry(mathdecl.registry)
+
+
 class KernelContext(cpu.CPUContext):
     """Numba's CPU lowering without its runtime system."""
 
@@ -97,12 +107,9 @@ class KernelContext(cpu.CPUContext):
     def load_additional_registries(self) -> None:
         from numba.core import optional
         from numba.cpython import builtins, cmathimpl, mathimpl, numbers, rangeobj, tupleobj
-        from numba.np import npyimpl
-
         del builtins, numbers, rangeobj, tupleobj, optional  # imported for what they register
         self.install_registry(cmathimpl.registry)
         self.install_registry(mathimpl.registry)
-        self.install_registry(npyimpl.registry)
 
     def post_lowering(self, mod: Any, library: Library) -> None:
         if self.fastmath:
@@ -120,14 +127,14 @@ class KernelDescriptor(TargetDescriptor):
     def __init__(self) -> None:
         super().__init__(TARGET_NAME)
         self._lock = threading.Lock()
-        self._typing: typing.Context | None = None
+        self._typing: TypingContext | None = None
         self._target: KernelContext | None = None
 
     @property
-    def typing_context(self) -> typing.Context:
+    def typing_context(self) -> TypingContext:
         with self._lock:
             if self._typing is None:
-                self._typing = typing.Context()
+                self._typing = TypingContext()
             return self._typing
 
     @property

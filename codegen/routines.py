@@ -6,7 +6,7 @@ import builtins
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..ir.errors import CompileError
 from ..ir.kernel import KernelCall, KernelSource
@@ -36,11 +36,12 @@ def routine_call(nest: RoutineNest, target: Target) -> KernelCall:
     return KernelCall(kernel, buffers, nest.parameters, nest.units, nest.scratch_bytes, nest.origin)
 
 
-def routine_text(function: Callable, helpers: Iterable[Callable], constants: Mapping[str, Number], arguments: int) -> str:
+def routine_text(function: Callable, helpers: Sequence[Callable], constants: Mapping[str, Number], arguments: int, intrinsics: Iterable[str] = ()) -> str:
     """One kernel text: constants, helpers, then the routine as `kernel`.
 
     Args:
         arguments: number of buffers and parameters, which come before `lo, hi` and, optionally, `scratch`.
+        intrinsics: names that the kernel's own constants will define.
     """
     parts = {f.__name__: _definition(f) for f in helpers}
     main = _definition(function)
@@ -52,7 +53,7 @@ def routine_text(function: Callable, helpers: Iterable[Callable], constants: Map
         raise CompileError(function.__name__, ast.unparse(main), f"takes {len(names)} arguments, but its nest passes {wanted}")
     known = dict(constants)
     for part, source in ((main, function), *((parts[h.__name__], h) for h in helpers)):
-        _collect_globals(part, source, known, parts)
+        _collect_globals(part, source, known, NAMESPACE.union(intrinsics, parts))
     main.name = "kernel"
     lines = [f"{name} = {_literal(value)}" for name, value in sorted(known.items())]
     blocks = ["\n".join(lines)] if lines else []
@@ -86,11 +87,11 @@ class _StripAnnotations(ast.NodeTransformer):
         return None if node.value is None else ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
-def _collect_globals(tree: ast.FunctionDef, function: Callable, known: dict[str, Number], helpers: Mapping[str, ast.FunctionDef]) -> None:
+def _collect_globals(tree: ast.FunctionDef, function: Callable, known: dict[str, Number], defined: frozenset[str]) -> None:
     """Add the module-level numbers that a function refers to; complain about anything else that the kernel would not have."""
     bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {a.arg for a in tree.args.args}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Name) or node.id in bound or node.id in known or node.id in helpers or node.id in NAMESPACE:
+        if not isinstance(node, ast.Name) or node.id in bound or node.id in known or node.id in defined:
             continue
         value = function.__globals__.get(node.id)
         if isinstance(value, (bool, int, float)):

@@ -1,0 +1,170 @@
+"""The native driver: walks a plan's steps without returning to Python.
+
+It is a kernel like any other, over two buffers: a *context* of int64 words (addresses of tables and of what they refer to) and one word that says what to do. Its C
+prototype is that of kernels, but it reads `buffers` only, so the runtime and OpenMP call it with one argument: the address of the pair (context, mode).
+
+Tables (all int64):
+
+    steps       STEP_WORDS each: kind, kernel or first, operands or last, buffers, parameters, units, flops, bytes (the last three are numbers; -1: not known)
+    operands    positions of buffers, then of parameters, of each kernel step
+    program     INSTRUCTION_WORDS each: opcode, target, a, b, c
+    bindings    BINDING_WORDS each: first and count in `slots`, rank, first in `dims`, identity of the NumPy dtype; one a host array
+"""
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..ir import dtypes as dt
+from ..ir.kernel import KernelSource
+from .routines import routine_text
+
+# Words of a context.
+(STEPS, STEP_COUNT, OPERANDS, PROGRAM, EAGER, NUMBERS, POINTERS, KERNELS, THREADS, START, STATE, SCRATCH, SCRATCH_STRIDE, ARGUMENTS, ARGUMENT_STRIDE, DRIVER, TEAM,
+ PARALLEL, BARRIER, THREAD_NUMBER, CLOCK, TIMES, OBJECTS, BINDINGS, BINDING_COUNT, SLOTS, DIMS, DATA_OFFSET, CONTEXT_WORDS) = range(29)
+# What to do: run from START, be one thread of a team, evaluate the eager part of the size program.
+MODE_RUN, MODE_TEAM, MODE_EVALUATE = range(3)
+# Kinds of steps.
+STEP_KERNEL, STEP_SIZE, STEP_SEGMENT, STEP_HOST = range(4)
+STEP_WORDS, INSTRUCTION_WORDS, BINDING_WORDS = 8, 5, 5
+# Words of the state: the step that the host must do (the number of steps when done, -1 - k if array k does not fit), and a timespec.
+STOPPED, TIME_SECONDS, TIME_NANOSECONDS, STATE_WORDS = range(4)
+# A step below both is not worth waking other threads for.
+SMALL_BYTES, SMALL_FLOPS = 32768, 131072
+# NumPy's array object, in words from its data pointer, and its flags C_CONTIGUOUS | ALIGNED.
+ARRAY_RANK, ARRAY_DIMS, ARRAY_DTYPE, ARRAY_FLAGS, FLAGS_NEEDED = 1, 2, 5, 6, 0x101
+
+INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
+    ("words", "pointer_to", ("int64",)),
+    ("put_pointer", "put_pointer", ()),
+    ("call_kernel", "call_address", ("v", "ppllp")),
+    ("call_parallel", "call_address", ("v", "ppii")),
+    ("call_barrier", "call_address", ("v", "")),
+    ("call_thread_number", "call_address", ("i", "")),
+    ("call_clock", "call_address", ("i", "ip")),
+    ("evaluate", "size_program", ()),
+)
+
+
+@lru_cache(maxsize=1)
+def driver_kernel() -> KernelSource:
+    """The driver as a kernel to compile; its symbol starts with `driver_`."""
+    text = routine_text(drive, (bind_arrays, run_kernel_step, now, walk), {}, 2,
+                        [name for name, _, _ in INTRINSICS])
+    return KernelSource("driver", text, (dt.int64, dt.int64), (False, False), 0, (), INTRINSICS)
+
+
+# The functions below are compiled, never run by Python. Names that are not defined here are `INTRINSICS`.
+# ruff: noqa: F821
+# mypy: ignore-errors
+def drive(context, mode, lo, hi, scratch):
+    if mode[0] == MODE_TEAM:
+        walk(context, call_thread_number(context[THREAD_NUMBER]))
+    elif mode[0] == MODE_EVALUATE:
+        evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], 0, context[EAGER])
+    else:
+        wrong = bind_arrays(context)
+        if wrong >= 0:
+            words(context[STATE])[STOPPED] = -1 - wrong
+        elif context[THREADS] > 1:
+            call_parallel(context[PARALLEL], context[DRIVER], context[TEAM], context[THREADS], 0)
+        else:
+            walk(context, 0)
+
+
+def bind_arrays(context):
+    """Enter the host arrays' addresses; the position of the first array that does not fit what was bound, or -1."""
+    objects = words(context[OBJECTS])
+    bindings = words(context[BINDINGS])
+    slots = words(context[SLOTS])
+    pointers = words(context[POINTERS])
+    for k in range(context[BINDING_COUNT]):
+        if objects[k] != 0:
+            array = words(objects[k] + context[DATA_OFFSET])
+            row = k * BINDING_WORDS
+            rank = bindings[row + 2]
+            if array[ARRAY_DTYPE] != bindings[row + 4] or array[ARRAY_RANK] & 0xFFFFFFFF != rank or array[ARRAY_FLAGS] & FLAGS_NEEDED != FLAGS_NEEDED:
+                return k
+            sizes = words(array[ARRAY_DIMS])
+            dims = words(context[DIMS] + 8 * bindings[row + 3])
+            for d in range(rank):
+                if sizes[d] != dims[d]:
+                    return k
+            for s in range(bindings[row], bindings[row] + bindings[row + 1]):
+                pointers[slots[s]] = array[0]
+    return -1
+
+
+def walk(context, thread):
+    """Do steps from START on until the host is needed; every thread of a team walks all steps and does its share of each."""
+    steps = words(context[STEPS])
+    numbers = words(context[NUMBERS])
+    count = context[STEP_COUNT]
+    threads = context[THREADS]
+    clock = context[CLOCK]
+    times = words(context[TIMES])
+    shared = False  # other threads may still be busy
+    single = False  # thread 0 may still be busy
+    k = context[START]
+    while k < count:
+        row = k * STEP_WORDS
+        kind = steps[row]
+        if kind == STEP_KERNEL:
+            units = numbers[steps[row + 5]]
+            small = steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES
+            alone = threads == 1 or units <= 1 or small
+            if shared or single and not alone:
+                call_barrier(context[BARRIER])
+                shared = False
+                single = False
+            if clock != 0 and thread == 0:
+                times[2 * k] = now(clock, context[STATE])
+            if alone:
+                if thread == 0 and units > 0:
+                    run_kernel_step(context, steps, numbers, row, thread, 0, units)
+                single = threads > 1
+            else:
+                run_kernel_step(context, steps, numbers, row, thread, units * thread // threads, units * (thread + 1) // threads)
+                shared = True
+            if clock != 0:
+                if shared:
+                    call_barrier(context[BARRIER])
+                    shared = False
+                if thread == 0:
+                    times[2 * k + 1] = now(clock, context[STATE])
+        elif kind == STEP_SIZE:
+            if shared:
+                call_barrier(context[BARRIER])
+            if thread == 0:
+                evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], steps[row + 1], steps[row + 2])
+            if threads > 1:
+                call_barrier(context[BARRIER])
+            shared = False
+            single = False
+        else:
+            break
+        k += 1
+    if thread == 0:
+        words(context[STATE])[STOPPED] = k
+
+
+def run_kernel_step(context, steps, numbers, row, thread, lo, hi):
+    """Gather a kernel's pointers and parameters, then call it."""
+    if lo >= hi:
+        return
+    operands = words(context[OPERANDS] + 8 * steps[row + 2])
+    pointers = words(context[POINTERS])
+    area = context[ARGUMENTS] + 8 * thread * context[ARGUMENT_STRIDE]
+    buffers = steps[row + 3]
+    for j in range(buffers):
+        put_pointer(area, j, pointers[operands[j]])
+    parameters = words(area + 8 * buffers)
+    for j in range(steps[row + 4]):
+        parameters[j] = numbers[operands[buffers + j]]
+    kernels = words(context[KERNELS])
+    call_kernel(kernels[steps[row + 1]], area, area + 8 * buffers, lo, hi, context[SCRATCH] + thread * context[SCRATCH_STRIDE])
+
+
+def now(clock, state):
+    """Nanoseconds of the monotonic clock."""
+    call_clock(clock, 1, state + 8 * TIME_SECONDS)
+    return words(state)[TIME_SECONDS] * 1000000000 + words(state)[TIME_NANOSECONDS]

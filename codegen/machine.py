@@ -1,0 +1,81 @@
+"""Addresses and calls through pointers, for kernels that drive other kernels."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from ..ir.target import Target
+from .intrinsics import builder
+
+I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
+
+
+@builder("pointer_to")
+def pointer_to(target: Target, scalar: str) -> object:
+    """`f(address)`: pointer to elements of the NumPy type `scalar`."""
+    element = getattr(types, scalar)
+
+    @intrinsic
+    def f(typing_context: Any, address: types.Integer) -> Any:
+        signature = types.CPointer(element)(types.int64)
+
+        def lower(context: Any, b: ir.IRBuilder, s: Any, arguments: Any) -> ir.Value:
+            return b.inttoptr(arguments[0], context.get_value_type(s.return_type))
+        return signature, lower
+    return f
+
+
+@builder("put_pointer")
+def put_pointer(target: Target) -> object:
+    """`f(base, k, address)`: entry k of the array of pointers at `base` becomes `address`; entries have the target's pointer size."""
+    @intrinsic
+    def f(typing_context: Any, base: types.Integer, k: types.Integer, address: types.Integer) -> Any:
+        def lower(context: Any, b: ir.IRBuilder, _: Any, arguments: Any) -> ir.Value:
+            at = b.gep(b.inttoptr(arguments[0], POINTER.as_pointer()), [arguments[1]])
+            b.store(b.inttoptr(arguments[2], POINTER), at)
+            return context.get_dummy_value()
+        return types.void(types.int64, types.int64, types.int64), lower
+    return f
+
+
+@builder("call_address")
+def call_address(target: Target, result: str, arguments: str) -> object:
+    """`f(address, ...)`: call the C function there.
+
+    Args:
+        result, arguments: one letter a value: `p` pointer, `l` int64, `i` int32, `v` none; all are int64 to the kernel.
+    """
+    kinds = {"p": POINTER, "l": I64, "i": I32, "v": ir.VoidType()}
+    prototype = ir.FunctionType(kinds[result], [kinds[a] for a in arguments])
+    returned = types.void if result == "v" else types.int64
+    signature = returned(*[types.int64] * (1 + len(arguments)))
+
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        converted = [_convert(b, v, kinds[a]) for v, a in zip(values[1:], arguments, strict=True)]
+        found = b.call(b.inttoptr(values[0], prototype.as_pointer()), converted)
+        if result == "v":
+            return context.get_dummy_value()
+        return b.sext(found, I64) if result == "i" else b.ptrtoint(found, I64) if result == "p" else found
+    return _typed(signature, lower)
+
+
+def _convert(b: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
+    if kind is POINTER:
+        return b.inttoptr(value, POINTER)
+    return b.trunc(value, I32) if kind is I32 else value
+
+
+def _typed(signature: Any, lower: Any) -> object:
+    """An intrinsic with one signature, whatever its number of arguments."""
+    count = len(signature.args)
+
+    def typed(context: Any) -> Any:
+        return signature, lower
+    names = ", ".join(f"a{k}" for k in range(count))
+    namespace: dict[str, Any] = {"typed": typed}
+    exec(f"def f(typing_context, {names}):\n    return typed(typing_context)\n", namespace)
+    return intrinsic(namespace["f"])
