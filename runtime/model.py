@@ -34,17 +34,19 @@ class CompileOptions:
         free_dimensions: symbolic sizes fixed by name (or denotation).
         initializers: arrays that replace initialisers of these names.
         disabled: rewrite rules that must not run.
+        as_inputs: overridable initialisers that are inputs.
     """
 
     level: int = 3
     free_dimensions: Mapping[str, int] = field(default_factory=dict)
     initializers: Mapping[str, np.ndarray] = field(default_factory=dict)
     disabled: frozenset[str] = frozenset()
+    as_inputs: frozenset[str] = frozenset()
 
     def key(self) -> str:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
-        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), initializers, sorted(self.disabled)], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), initializers, sorted(self.disabled), sorted(self.as_inputs)], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -123,11 +125,12 @@ def save_package(model: CompiledModel, path: str | os.PathLike[str]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ load or build
 def obtain(source: object, options: CompileOptions, target: Target, cache: Cache | None = None,
-           observe: Callable[[str, object], None] | None = None) -> CompiledModel:
+           observe: Callable[[str, object], None] | None = None, optimized_path: str = "") -> CompiledModel:
     """A runnable model.
 
     Args:
         source: path of an .onnx or .sdx file, bytes of either, or an onnx.ModelProto.
+        optimized_path: where to write the optimised graph as ONNX; forces compilation.
         observe: sees every compiler stage; forces compilation.
 
     Raises:
@@ -147,6 +150,8 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     cache = cache if cache is not None else default_cache()
     data, folder = read_source(source)
     key = model_key(data, options, target)
+    if optimized_path:
+        observe = _exporting(optimized_path, observe)
     stored = cache.load_model(key) if observe is None else None
     if stored is not None and _external_files_unchanged(stored.content.get("external", []), folder):
         model = from_container(stored, "cache")
@@ -158,6 +163,17 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     cache.save_model(key, content, sections)
     model.seconds["total"] = time.perf_counter() - start
     return model
+
+
+def _exporting(path: str, observe: Callable[[str, object], None] | None) -> Callable[[str, object], None]:
+    """An observer that also writes the graph as it is before lowering."""
+    def watch(stage: str, subject: object) -> None:
+        if observe is not None:
+            observe(stage, subject)
+        if stage == "recognise" or stage == "simplify" and not Path(path).exists():
+            from ..compiler.exporter import export_model
+            Path(path).write_bytes(export_model(subject).SerializeToString())
+    return watch
 
 
 def is_package(source: object) -> bool:
@@ -258,19 +274,29 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     start = time.perf_counter()
     with compile_progress() as progress:
         progress.stage("reading the model")
-        graph = import_model(source, free_dimensions=options.free_dimensions, initializers=options.initializers)
+        graph = import_model(source, free_dimensions=options.free_dimensions, initializers=options.initializers,
+                             as_inputs=options.as_inputs)
         external = list(getattr(graph, "external_files", ()))
         imported = time.perf_counter()
         progress.stage("fusing")
+        overridable = _overridable(graph)
         built = build_graph(graph, target, options.level, observe, options.disabled)
         lowered = time.perf_counter()
         objects = compile_kernels(built.sources, target, cache, progress.kernels)
     report = {
         "decisions": [[list(a), list(b), why] for a, b, why in built.decisions],
         "kernels": {s.symbol: s.text for s in built.sources},
+        "overridable": overridable,
     }
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     return CompiledModel(built.plan, objects, built.constants, "compiled", report, seconds), external
+
+
+def _overridable(graph: Any) -> list[tuple[str, str, list[int]]]:
+    """(name, type, shape) of the initialisers that may be fed."""
+    from .build import type_name
+
+    return [(n, type_name(v.type), [int(d.value) for d in v.type.shape]) for n, v in graph.overridable.items()]
 
 
 def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progress: Callable[[int, int, str], None] | None = None) -> dict[str, bytes]:
