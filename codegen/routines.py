@@ -12,6 +12,7 @@ from ..ir.errors import CompileError
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import RoutineNest
 from ..ir.target import Target
+from . import mathlib
 
 NAMESPACE = frozenset(
     "math np device load store float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 complex64 complex128".split()
@@ -32,6 +33,8 @@ def routine_call(nest: RoutineNest, target: Target) -> KernelCall:
     written = (False,) * len(nest.inputs) + (True,) * len(nest.results)
     name = "_".join(("routine", nest.routine.name, *dict.fromkeys(t.short for t in types)))
     constants = tuple(c for c in ACCESSORS if f"{c[0]}(" in text)
+    called = dict.fromkeys(n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
+    constants += tuple(mathlib.needed(name) for name in called if mathlib.is_name(name))
     kernel = KernelSource(name, text, types, written, len(nest.parameters), ("contract",), constants)
     return KernelCall(kernel, buffers, nest.parameters, nest.units, nest.scratch_bytes, nest.origin)
 
@@ -92,6 +95,8 @@ def _collect_globals(tree: ast.FunctionDef, function: Callable, known: dict[str,
     bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {a.arg for a in tree.args.args}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Name) or node.id in bound or node.id in known or node.id in defined:
+            continue
+        if mathlib.is_name(node.id):
             continue
         value = function.__globals__.get(node.id)
         if isinstance(value, (bool, int, float)):

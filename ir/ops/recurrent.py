@@ -1,0 +1,498 @@
+"""Recurrent layers: the input product of all time steps as one contraction, then the recurrence as a routine.
+
+A unit of the routines is one direction and a block of BLOCK batch rows; the recurrent weights are transposed to [direction, hidden, gates * hidden] so that the
+inner loop runs along contiguous gates.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import dtypes as dt
+from .. import expr as ex
+from ..dtypes import DType
+from ..expr import Expr, ExprLike, Tensor
+from ..loops import Routine
+from .base import Lowering, Op, Sample, register
+from .functions import sigmoid_f32, sigmoid_f64, tanh_f32, tanh_f64
+
+BLOCK = 4
+# Constants of a call; a call gives its own values.
+DOUBLE, REVERSE, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES, KEEP, CLIP, INPUT_FORGET, RESET_AFTER = False, False, False, False, False, False, True, 0.0, False, False
+F0, F0_ALPHA, F0_BETA, G0, G0_ALPHA, G0_BETA, H0, H0_ALPHA, H0_BETA = 0, 0.0, 0.0, 0, 0.0, 0.0, 0, 0.0, 0.0
+F1, F1_ALPHA, F1_BETA, G1, G1_ALPHA, G1_BETA, H1, H1_ALPHA, H1_BETA = 0, 0.0, 0.0, 0, 0.0, 0.0, 0, 0.0, 0.0
+
+# Name in the model -> (code in `activate`, default alpha, default beta); None where the function does not use it.
+ACTIVATIONS: dict[str, tuple[int, float | None, float | None]] = {
+    "sigmoid": (0, None, None), "tanh": (1, None, None), "relu": (2, None, None), "affine": (3, 1.0, 0.0), "leakyrelu": (4, 0.01, None),
+    "thresholdedrelu": (5, 1.0, None), "scaledtanh": (6, 1.0, 1.0), "hardsigmoid": (7, 0.2, 0.5), "elu": (8, 1.0, None), "softsign": (9, None, None),
+    "softplus": (10, None, None),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------ helpers
+def hyperbolic_tangent(x):
+    if DOUBLE:
+        return tanh_f64(x)
+    return tanh_f32(x)
+
+
+def logistic(x):
+    if DOUBLE:
+        return sigmoid_f64(x)
+    return sigmoid_f32(x)
+
+
+def activate(kind, alpha, beta, x):
+    """Activation `kind` of x; the kind is a constant wherever this is called."""
+    if kind == 0:
+        return logistic(x)
+    if kind == 1:
+        return hyperbolic_tangent(x)
+    if kind == 2:
+        return x if x > 0 else x * 0
+    if kind == 3:
+        return alpha * x + beta
+    if kind == 4:
+        return x if x >= 0 else alpha * x
+    if kind == 5:
+        return x if x > alpha else x * 0
+    if kind == 6:
+        return alpha * hyperbolic_tangent(beta * x)
+    if kind == 7:
+        return max(0.0, min(1.0, alpha * x + beta))
+    if kind == 8:
+        return x if x >= 0 else alpha * math.expm1(x)
+    if kind == 9:
+        return x / (1.0 + abs(x))
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def activate_f(d, x):
+    return activate(F1, F1_ALPHA, F1_BETA, x) if d > 0 else activate(F0, F0_ALPHA, F0_BETA, x)
+
+
+def activate_g(d, x):
+    return activate(G1, G1_ALPHA, G1_BETA, x) if d > 0 else activate(G0, G0_ALPHA, G0_BETA, x)
+
+
+def activate_h(d, x):
+    return activate(H1, H1_ALPHA, H1_BETA, x) if d > 0 else activate(H0, H0_ALPHA, H0_BETA, x)
+
+
+def clipped(x):
+    if CLIP > 0:
+        return max(min(x, CLIP), -CLIP)
+    return x
+
+
+def add_product(total, at, state, first, weights, base, size, stride, columns):
+    """total[at + j] += sum over k < size of state[first + k] * weights[base + k * stride + j], four k at a time."""
+    k = 0
+    while k + 4 <= size:
+        s0 = state[first + k]
+        s1 = state[first + k + 1]
+        s2 = state[first + k + 2]
+        s3 = state[first + k + 3]
+        row = base + k * stride
+        for j in range(columns):
+            total[at + j] += s0 * weights[row + j] + s1 * weights[row + stride + j] + s2 * weights[row + 2 * stride + j] + s3 * weights[row + 3 * stride + j]
+        k += 4
+    while k < size:
+        s0 = state[first + k]
+        row = base + k * stride
+        for j in range(columns):
+            total[at + j] += s0 * weights[row + j]
+        k += 1
+
+
+def add_products(total, at, between, state, first, apart, rows, weights, base, size, stride, columns):
+    """`add_product` for `rows` states, `apart` elements from each other; four states share every load of the weights."""
+    if rows == 4:
+        for k in range(size):
+            s0 = state[first + k]
+            s1 = state[first + apart + k]
+            s2 = state[first + 2 * apart + k]
+            s3 = state[first + 3 * apart + k]
+            row = base + k * stride
+            for j in range(columns):
+                w = weights[row + j]
+                total[at + j] += s0 * w
+                total[at + between + j] += s1 * w
+                total[at + 2 * between + j] += s2 * w
+                total[at + 3 * between + j] += s3 * w
+    else:
+        for i in range(rows):
+            add_product(total, at + i * between, state, first + i * apart, weights, base, size, stride, columns)
+
+
+# ----------------------------------------------------------------------------------------------------------------- routines
+def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
+    """Gates i, o, f, c: x holds the input products [direction, step, row, 4 * size], r the recurrent weights [direction, size, 4 * size]."""
+    width = 4 * size
+    for unit in range(lo, hi):
+        d = unit // blocks
+        low = unit % blocks * BLOCK
+        high = min(low + BLOCK, batch)
+        for b in range(low, high):
+            at = d * h_direction + b * h_row
+            for j in range(size):
+                h[at + j] = h_first[at + j] if INITIAL_H else 0
+                c[at + j] = c_first[at + j] if INITIAL_C else 0
+        for step in range(steps):
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    source = ((d * steps + t) * batch + b) * width
+                    for j in range(width):
+                        work[(d * batch + b) * width + j] = x[source + j]
+                else:
+                    for j in range(width):
+                        work[(d * batch + b) * width + j] = 0
+            add_products(work, (d * batch + low) * width, width, h, d * h_direction + low * h_row, h_row, high - low, r, d * size * width, size, width, width)
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                at = d * h_direction + b * h_row
+                w = (d * batch + b) * width
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    p = 3 * size * d
+                    for j in range(size):
+                        before = c[at + j]
+                        gate_i = work[w + j]
+                        gate_o = work[w + size + j]
+                        gate_f = work[w + 2 * size + j]
+                        if PEEPHOLES:
+                            gate_i += peep[p + j] * before
+                            gate_f += peep[p + 2 * size + j] * before
+                        gate_i = activate_f(d, clipped(gate_i))
+                        gate_f = 1 - gate_i if INPUT_FORGET else activate_f(d, clipped(gate_f))
+                        after = gate_f * before + gate_i * activate_g(d, clipped(work[w + 3 * size + j]))
+                        if PEEPHOLES:
+                            gate_o += peep[p + size + j] * after
+                        c[at + j] = after
+                        h[at + j] = activate_f(d, clipped(gate_o)) * activate_h(d, after)
+                    if KEEP:
+                        to = t * y_step + d * y_direction + b * y_row
+                        for j in range(size):
+                            y[to + j] = h[at + j]
+                elif KEEP:
+                    for j in range(size):
+                        y[step * y_step + d * y_direction + b * y_row + j] = 0
+
+
+def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
+    """Gates z, r, h; with RESET_AFTER the reset gate multiplies the recurrent product plus its bias, else the state."""
+    width = 3 * size
+    for unit in range(lo, hi):
+        d = unit // blocks
+        low = unit % blocks * BLOCK
+        high = min(low + BLOCK, batch)
+        base = d * size * width
+        for b in range(low, high):
+            at = d * h_direction + b * h_row
+            for j in range(size):
+                h[at + j] = h_first[at + j] if INITIAL_H else 0
+        for step in range(steps):
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                w = (d * batch + b) * width
+                e = (d * batch + b) * size
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    source = ((d * steps + t) * batch + b) * width
+                    for j in range(width):
+                        work[w + j] = x[source + j]
+                else:
+                    for j in range(width):
+                        work[w + j] = 0
+                for j in range(size):
+                    extra[e + j] = bias[d * size + j] if RESET_AFTER else 0
+            first = d * h_direction + low * h_row
+            start = (d * batch + low) * width
+            add_products(work, start, width, h, first, h_row, high - low, r, base, size, width, 2 * size)
+            if RESET_AFTER:
+                add_products(extra, (d * batch + low) * size, size, h, first, h_row, high - low, r, base + 2 * size, size, width, size)
+            for b in range(low, high):
+                w = (d * batch + b) * width
+                e = (d * batch + b) * size
+                at = d * h_direction + b * h_row
+                for j in range(size):
+                    reset = activate_f(d, clipped(work[w + size + j]))
+                    if RESET_AFTER:
+                        work[w + 2 * size + j] += reset * extra[e + j]
+                    else:
+                        extra[e + j] = reset * h[at + j]
+            if not RESET_AFTER:
+                add_products(work, start + 2 * size, width, extra, (d * batch + low) * size, size, high - low, r, base + 2 * size, size, width, size)
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                w = (d * batch + b) * width
+                at = d * h_direction + b * h_row
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    for j in range(size):
+                        update = activate_f(d, clipped(work[w + j]))
+                        h[at + j] = (1 - update) * activate_g(d, clipped(work[w + 2 * size + j])) + update * h[at + j]
+                    if KEEP:
+                        to = t * y_step + d * y_direction + b * y_row
+                        for j in range(size):
+                            y[to + j] = h[at + j]
+                elif KEEP:
+                    for j in range(size):
+                        y[step * y_step + d * y_direction + b * y_row + j] = 0
+
+
+def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
+    """One gate: h = f(input product + h R')."""
+    for unit in range(lo, hi):
+        d = unit // blocks
+        low = unit % blocks * BLOCK
+        high = min(low + BLOCK, batch)
+        for b in range(low, high):
+            at = d * h_direction + b * h_row
+            for j in range(size):
+                h[at + j] = h_first[at + j] if INITIAL_H else 0
+        for step in range(steps):
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    source = ((d * steps + t) * batch + b) * size
+                    for j in range(size):
+                        work[(d * batch + b) * size + j] = x[source + j]
+                else:
+                    for j in range(size):
+                        work[(d * batch + b) * size + j] = 0
+            add_products(work, (d * batch + low) * size, size, h, d * h_direction + low * h_row, h_row, high - low, r, d * size * size, size, size, size)
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                at = d * h_direction + b * h_row
+                w = (d * batch + b) * size
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    for j in range(size):
+                        h[at + j] = activate_f(d, clipped(work[w + j]))
+                    if KEEP:
+                        to = t * y_step + d * y_direction + b * y_row
+                        for j in range(size):
+                            y[to + j] = h[at + j]
+                elif KEEP:
+                    for j in range(size):
+                        y[step * y_step + d * y_direction + b * y_row + j] = 0
+
+
+SCALAR_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, activate_g, activate_h, clipped, add_product, add_products)
+SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, add_product, add_products)
+LSTM_ROUTINE = Routine("lstm", lstm, SCALAR_HELPERS)
+GRU_ROUTINE = Routine("gru", gru, tuple(f for f in SCALAR_HELPERS if f is not activate_h))
+RNN_ROUTINE = Routine("rnn", rnn, SINGLE_HELPERS)
+
+
+# ---------------------------------------------------------------------------------------------------------------- operators
+@dataclass(frozen=True)
+class Layer:
+    """Sizes of a recurrent layer and where its elements lie."""
+
+    steps: Expr
+    batch: Expr
+    features: Expr
+    hidden: Expr
+    directions: int
+    batch_first: bool
+    kind: DType
+
+    def state(self) -> tuple[ExprLike, ...]:
+        return (self.batch, self.directions, self.hidden) if self.batch_first else (self.directions, self.batch, self.hidden)
+
+    def sequence(self) -> tuple[ExprLike, ...]:
+        return (self.batch, self.steps, self.directions, self.hidden) if self.batch_first else (self.steps, self.directions, self.batch, self.hidden)
+
+    def strides(self) -> tuple[Expr, ...]:
+        """y_step, y_direction, y_row, h_direction, h_row of the routines."""
+        if self.batch_first:
+            return self.hidden * self.directions, self.hidden, self.steps * self.hidden * self.directions, self.hidden, self.hidden * self.directions
+        return self.batch * self.hidden * self.directions, self.batch * self.hidden, self.hidden, self.batch * self.hidden, self.hidden
+
+
+class Recurrent(Op):
+    """Common parts of RNN, GRU and LSTM."""
+
+    gates: int
+    functions: tuple[str, ...]  # default activation of each slot f, g, h
+    routine: Routine
+
+    def layer(self, n: Lowering) -> Layer:
+        x, w, r = n.input(0), n.input(1), n.input(2)
+        if x.rank != 3 or w.rank != 3 or r.rank != 3:
+            raise n.error(f"X, W, R of ranks {x.rank}, {w.rank}, {r.rank} were given, 3 was expected for each")
+        direction = str(n.attr("direction", "forward")).lower()
+        if direction not in ("forward", "reverse", "bidirectional"):
+            raise n.error(f"direction '{direction}' is unknown")
+        first = bool(n.attr("layout", 0))
+        steps, batch = (x.shape[1], x.shape[0]) if first else x.shape[:2]
+        return Layer(steps, batch, x.shape[2], r.shape[2], 2 if direction == "bidirectional" else 1, first, dt.compute_type(x.dtype))
+
+    def constants(self, n: Lowering, layer: Layer) -> dict[str, int | float | bool]:
+        """Activations of each slot and direction, and the flags that all layers have.
+
+        Raises:
+            ModelError: unknown activation, or too few of them.
+        """
+        slots = len(self.functions)
+        names = [str(a).lower() for a in n.attr("activations") or self.functions * layer.directions]
+        if len(names) < slots * layer.directions:
+            raise n.error(f"{len(names)} activations were given, {slots * layer.directions} were expected")
+        alphas, betas = list(n.attr("activation_alpha") or ()), list(n.attr("activation_beta") or ())
+        found: dict[str, int | float | bool] = {}
+        for k in range(slots * layer.directions):
+            if names[k] not in ACTIVATIONS:
+                raise n.error(f"activation '{names[k]}' is unknown", f"known are {', '.join(ACTIVATIONS)}")
+            code, alpha, beta = ACTIVATIONS[names[k]]
+            slot = "FGH"[k % slots] + str(k // slots)
+            found[slot] = code
+            found[slot + "_ALPHA"] = float(alphas.pop(0) if alpha is not None and alphas else alpha or 0.0)
+            found[slot + "_BETA"] = float(betas.pop(0) if beta is not None and betas else beta or 0.0)
+        if layer.directions == 1:
+            found.update({slot[0] + "1" + slot[2:]: v for slot, v in list(found.items())})
+        return found | {"DOUBLE": layer.kind is dt.float64, "REVERSE": str(n.attr("direction", "forward")).lower() == "reverse", "CLIP": float(n.attr("clip") or 0.0),
+                        "LENGTHS": n.has(4), "INITIAL_H": n.has(5), "KEEP": n.wants(0)}
+
+    def recurrent_bias_within(self, n: Lowering, j: Expr, hidden: Expr) -> Expr:
+        """Whether column `j` of the input product may take the recurrent bias at once."""
+        return ex.const(True, dt.boolean)
+
+    def input_product(self, n: Lowering, layer: Layer) -> Tensor:
+        """X W' + bias of all steps: [direction, step, row, gates * hidden]."""
+        x, w, bias = n.input(0), n.input(1), n.optional(3)
+        columns = layer.hidden * self.gates
+        batch = () if layer.directions == 1 else (ex.const(layer.directions),)
+
+        def direction(b: tuple[Expr, ...]) -> Expr:
+            return b[0] if b else ex.const(0)
+
+        def epilogue(acc: Expr, b: tuple[Expr, ...], rows: tuple[Expr, ...], j: tuple[Expr, ...]) -> Expr:
+            if bias is not None:
+                whole = acc + ex.cast(bias[direction(b), j[0]], acc.dtype)
+                second = ex.cast(bias[direction(b), columns + j[0]], acc.dtype)
+                return ex.where(self.recurrent_bias_within(n, j[0], layer.hidden), whole + second, whole)
+            return acc
+
+        return n.contract(batch, (layer.steps, layer.batch), (columns,), (layer.features,),
+                          lambda b, r, k: x[(r[1], r[0], k[0]) if layer.batch_first else (r[0], r[1], k[0])],
+                          lambda b, j, k: w[direction(b), j[0], k[0]],
+                          (layer.directions, layer.steps, layer.batch, columns), lambda b, r, j: (direction(b), *r, *j), dtype=layer.kind, epilogue=epilogue)
+
+    @staticmethod
+    def wide(n: Lowering, index: int, layer: Layer, absent: Tensor) -> Tensor:
+        """A floating-point input in the compute type; any tensor of that type where it is absent."""
+        t = n.optional(index)
+        if t is None:
+            return absent
+        return t if t.dtype is layer.kind else n.map(t.shape, lambda *i: t[i], layer.kind)
+
+    @staticmethod
+    def lengths(n: Lowering) -> Tensor:
+        """The number of valid steps of each row; any int32 tensor where all are."""
+        return n.optional(4) or n.constant(np.zeros(1, np.int32))
+
+    def run(self, n: Lowering, layer: Layer, inputs: Sequence[Tensor], states: int, work: Sequence[Sequence[ExprLike]],
+            flags: dict[str, int | float | bool]) -> list[Tensor | None]:
+        """Call the routine with the transposed recurrent weights after its first input; returns Y and the final states in the input's type.
+
+        Args:
+            inputs: the routine's inputs but the weights.
+            states: number of final states.
+            work: shapes of working memory.
+            flags: constants beyond those that all layers have.
+        """
+        x, r = n.input(0), n.input(2)
+        weights = n.map((layer.directions, layer.hidden, r.shape[1]), lambda d, k, j: r[d, j, k], layer.kind)
+        outputs = [(layer.kind, layer.sequence() if n.wants(0) else (1,)), *((layer.kind, layer.state()) for _ in range(states)), *((layer.kind, s) for s in work)]
+        blocks = ex.ceildiv(layer.batch, BLOCK)
+        found = n.routine(self.routine, [inputs[0], weights, *inputs[1:]], outputs, [layer.steps, layer.batch, layer.hidden, *layer.strides(), blocks],
+                          units=blocks * layer.directions, constants=self.constants(n, layer) | flags)
+        return [self.narrow(n, t, x.dtype) if n.wants(k) else None for k, t in enumerate(found[:1 + states])]
+
+    @staticmethod
+    def narrow(n: Lowering, t: Tensor, dtype: DType) -> Tensor:
+        return t if t.dtype is dtype else n.map(t.shape, lambda *i: t[i], dtype)
+
+    def cases(self, outputs: int) -> Iterator[Sample]:
+        """Samples for a layer of so many outputs."""
+        rng = np.random.default_rng(0)
+
+        def f(*s: int) -> np.ndarray:
+            return (rng.standard_normal(s) * 0.5).astype(np.float32)
+        g = self.gates
+        lengths = np.array([4, 2, 3, 1, 4], np.int32)
+        yield Sample((f(4, 5, 3), f(1, g * 6, 3), f(1, g * 6, 6)), {"hidden_size": 6}, outputs=outputs)
+        yield Sample((f(4, 5, 3), f(2, g * 6, 3), f(2, g * 6, 6), f(2, 2 * g * 6), lengths, f(2, 5, 6), *([f(2, 5, 6), f(2, 18)] if g == 4 else [])),
+                     {"hidden_size": 6, "direction": "bidirectional"}, outputs=outputs)
+        yield Sample((f(5, 4, 3), f(1, g * 7, 3), f(1, g * 7, 7), f(1, 2 * g * 7)), {"hidden_size": 7, "direction": "reverse", "layout": 1, "clip": 0.3}, outputs=outputs)
+
+
+@register
+class LSTM(Recurrent):
+    """Long short-term memory layer with peepholes, masks and two directions. Source: ONNX LSTM-22; Hochreiter and Schmidhuber 1997."""
+
+    name, versions = "LSTM", (1, 7, 14, 22)
+    gates, functions, routine = 4, ("sigmoid", "tanh", "tanh"), LSTM_ROUTINE
+
+    def lower(self, n: Lowering) -> list[Tensor | None]:
+        layer = self.layer(n)
+        product = self.input_product(n, layer)
+        inputs = [product, self.wide(n, 5, layer, product), self.wide(n, 6, layer, product), self.lengths(n), self.wide(n, 7, layer, product)]
+        flags = {"INITIAL_C": n.has(6), "PEEPHOLES": n.has(7), "INPUT_FORGET": bool(n.attr("input_forget", 0))}
+        return self.run(n, layer, inputs, 2, [(layer.directions, layer.batch, layer.hidden * 4)], flags)
+
+    def samples(self) -> Iterator[Sample]:
+        return self.cases(3)
+
+
+@register
+class GRU(Recurrent):
+    """Gated recurrent unit layer. Source: ONNX GRU-22; Cho et al. 2014."""
+
+    name, versions = "GRU", (1, 3, 7, 14, 22)
+    gates, functions, routine = 3, ("sigmoid", "tanh"), GRU_ROUTINE
+
+    def recurrent_bias_within(self, n: Lowering, j: Expr, hidden: Expr) -> Expr:
+        return j < hidden * 2 if n.attr("linear_before_reset", 0) else ex.const(True, dt.boolean)
+
+    def lower(self, n: Lowering) -> list[Tensor | None]:
+        layer = self.layer(n)
+        product = self.input_product(n, layer)
+        bias, after = n.optional(3), bool(n.attr("linear_before_reset", 0))
+        rest = product
+        if after:
+            rest = n.map((layer.directions, layer.hidden),
+                         lambda d, j: ex.const(0, layer.kind) if bias is None else bias[d, layer.hidden * 5 + j], layer.kind)
+        work = [(layer.directions, layer.batch, layer.hidden * 3), (layer.directions, layer.batch, layer.hidden)]
+        return self.run(n, layer, [product, self.wide(n, 5, layer, product), self.lengths(n), rest], 1, work, {"RESET_AFTER": after})
+
+    def samples(self) -> Iterator[Sample]:
+        yield from self.cases(2)
+        rng = np.random.default_rng(1)
+        w, r, b = (rng.standard_normal(s).astype(np.float32) * 0.5 for s in ((1, 15, 3), (1, 15, 5), (1, 30)))
+        yield Sample((rng.standard_normal((3, 2, 3)).astype(np.float32), w, r, b), {"hidden_size": 5, "linear_before_reset": 1}, outputs=2)
+
+
+@register
+class RNN(Recurrent):
+    """Elman layer: h = f(W x + R h + b). Source: ONNX RNN-22."""
+
+    name, versions = "RNN", (1, 7, 14, 22)
+    gates, functions, routine = 1, ("tanh",), RNN_ROUTINE
+
+    def lower(self, n: Lowering) -> list[Tensor | None]:
+        layer = self.layer(n)
+        product = self.input_product(n, layer)
+        return self.run(n, layer, [product, self.wide(n, 5, layer, product), self.lengths(n)], 1, [(layer.directions, layer.batch, layer.hidden)], {})
+
+    def samples(self) -> Iterator[Sample]:
+        return self.cases(2)
