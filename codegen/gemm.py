@@ -1,0 +1,373 @@
+"""Kernels for products: text around the register tile.
+
+One text serves matrix products, batched products and convolutions. A unit of work is some rows of one batch by some panels of columns:
+
+    for each unit:
+        the address of each row (and, with taps, of each row of each tap; rows of padding point at a row of `fill`)
+        for each panel of columns:
+            for each chunk of the reduced dimension, for each block of rows:
+                register tile
+                after the last chunk: stores, row by row
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir import dtypes as dt
+from ..ir import expr as ex
+from ..ir import integer
+from ..ir.expr import Expr, Tensor
+from ..ir.kernel import KernelCall, KernelSource
+from ..ir.loops import MapNest
+from ..ir.target import Target
+from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product, pack_b
+from .flatten import Flattener
+from .scalar import Emitter, Scope, Writer, literal
+from .tiles import TileShape, tile_shapes
+
+ROWS_OF_UNIT = 128
+CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a product is cut.
+
+    Args:
+        tile: accumulators in registers.
+        height: rows of a unit, a multiple of the tile's.
+        strip: panels of a unit.
+        chunk: steps (or, with taps, taps) between two visits of a block of rows; None for all.
+    """
+
+    tile: TileShape
+    height: int
+    strip: int
+    chunk: int | None
+
+
+def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | KernelCall]:
+    """Packing of `b` and the product."""
+    blocking = choose_blocking(p, target)
+    packing, packed = pack_b(p, blocking.tile.columns)
+    return [packing, ProductText(p, packed, blocking, layouts).call()]
+
+
+# --------------------------------------------------------------------------------------------------------------------------- choice
+def choose_blocking(p: Product, target: Target) -> Blocking:
+    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
+    steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
+    tile = choose_tile(p, target, rows, columns)
+    size = p.dtype.itemsize_bytes
+    groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
+    height = ROWS_OF_UNIT if rows is None else -(-rows // groups)
+    height = -(-height // tile.rows) * tile.rows
+    depth = (steps or 1024) * (taps or 1)
+    panel_bytes = depth * tile.columns * size
+    strip = max(1, target.l2_bytes // CACHE_SHARE // panel_bytes)
+    if columns is not None:
+        panels = -(-columns // tile.columns)
+        strip = -(-panels // -(-panels // strip))
+    chunk = None
+    if panel_bytes > target.l2_bytes // CACHE_SHARE:
+        most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
+        chunk = most if not p.taps else max(1, most // (steps or 1024))
+    return Blocking(tile, height, strip, chunk)
+
+
+def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None) -> TileShape:
+    """The tile that wastes least, weighed by how well it keeps the multipliers busy."""
+    shapes = tile_shapes(target, p.dtype)
+    best, least = shapes[0], float("inf")
+    for s in shapes:
+        r = 1.0 if rows is None else -(-rows // s.rows) * s.rows / rows
+        c = 1.0 if columns is None else -(-columns // s.columns) * s.columns / columns
+        cost = r * c * (1 + 0.3 / (s.rows * s.columns / (s.rows + s.columns)))
+        if cost < least:
+            best, least = s, cost
+    return best
+
+
+# ------------------------------------------------------------------------------------------------------------------------- emission
+class ProductText:
+    """Writes the kernel of a product and its call."""
+
+    def __init__(self, p: Product, packed: Tensor, blocking: Blocking, layouts: Layouts) -> None:
+        self.p, self.packed, self.blocking, self.layouts = p, packed, blocking, layouts
+        self.writer = Writer()
+        self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(packed)
+        flat = Flattener(layouts)
+        visit = (lambda e: flat.load(e) if e.op == "load" else None)
+        self.values = ex.transform([s.value for s in p.stores], visit)
+        self.offsets = ex.transform([element_offset(s.tensor, s.index, layouts) for s in p.stores], visit)
+        order = {x: k for k, x in enumerate((*p.batch, *p.rows, *p.columns, *p.reduced))}
+        self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, frozenset(), order)
+        self.emitter.count([*self.values, *self.offsets])
+        self.scratch_bytes: Expr = ZERO
+        self.root = Scope(None)
+        self.size_bytes = p.dtype.itemsize_bytes
+        self.number = p.dtype.numpy_name
+
+    # ---- sizes
+    def parameter(self, size: Expr | int, role: str) -> str:
+        return self.writer.parameter(ex.as_expr(size), role)
+
+    @property
+    def rows(self) -> Expr:
+        return extent_product(self.p.rows)
+
+    @property
+    def columns(self) -> Expr:
+        return extent_product(self.p.columns)
+
+    @property
+    def taps(self) -> Expr:
+        return extent_product(self.p.taps)
+
+    @property
+    def steps(self) -> Expr:
+        return self.p.inner.extent if self.p.inner is not None else ONE
+
+    def reserve(self, count: Expr | int, itemsize: int) -> Expr:
+        """Offset of a new region of scratch memory."""
+        at = self.scratch_bytes
+        self.scratch_bytes = at + ex.ceildiv(ex.as_expr(count) * itemsize, 64) * 64
+        return at
+
+    def view(self, name: str, count: Expr | int, number: str) -> None:
+        """Declare a typed region of scratch memory."""
+        of = self.writer.function(f"view_{number}", "scratch_view", number)
+        at = self.reserve(count, 8 if number == "int64" else self.size_bytes)
+        self.root.lines.append(f"{name} = {of}(scratch, {self.parameter(at, 'view ' + name)})")
+
+    # ---- the kernel
+    def call(self) -> KernelCall:
+        p, tile = self.p, self.blocking.tile
+        height = self.blocking.height
+        groups, panels = ex.ceildiv(self.rows, height), ex.ceildiv(self.columns, tile.columns)
+        strips = ex.ceildiv(panels, self.blocking.strip)
+        for name in ("register_tile", "advanced", "address"):
+            arguments = (tile.rows, tile.vectors, tile.lanes, p.dtype.short, self.unit_step) if name == "register_tile" else ()
+            self.writer.function(name, name, *arguments)
+        self.prologue()
+        unit = Scope(self.root)
+        self.decode_unit(unit, groups, strips)
+        self.row_addresses(unit)
+        if p.taps or p.guards:
+            self.tap_addresses(unit)
+        panel = Scope(unit)
+        self.panel(panel)
+        strip = self.parameter(self.blocking.strip, "strip")
+        panel.close(f"for panel in range(strip * {strip}, min(strip * {strip} + {strip}, {self.parameter(panels, 'panels')})):")
+        unit.close("for unit in range(lo, hi):")
+        batches = extent_product(p.batch)
+        flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
+        moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * self.size_bytes
+        return KernelCall(self.source(), tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
+
+    def source(self) -> KernelSource:
+        w = self.writer
+        names = [*w.buffers.values(), *(f"p{k}" for k in range(len(w.parameters))), "lo", "hi", "scratch"]
+        text = "\n".join([f"def kernel({', '.join(names)}):", *("    " + x for x in self.root.lines), ""])
+        kind = "convolution" if self.p.taps else "product"
+        name = f"{kind}_{self.blocking.tile.rows}x{self.blocking.tile.columns}_{self.p.dtype.short}"
+        return KernelSource(name, text, tuple(t.dtype for t in w.buffers), tuple(t in w.written for t in w.buffers), len(w.parameters), (), w.constant_list())
+
+    @property
+    def unit_step(self) -> bool:
+        return self.p.inner is None or integer.coefficient(self.p.a_offset, self.p.inner)[0] is ONE
+
+    def prologue(self) -> None:
+        """Regions of scratch memory, the row of padding, the address of `a`."""
+        p, tile, height = self.p, self.blocking.tile, self.blocking.height
+        blocks = height // tile.rows if self.blocking.chunk is not None else 1
+        self.view("acc", blocks * tile.rows * tile.columns, self.number)
+        self.view("row_at", height, "int64")
+        if len(p.rows) > 1:
+            for k in range(len(p.rows)):
+                self.view(f"row{k}", height, "int64")
+        for k in range(len(p.guards)):
+            self.view(f"guard{k}", height, "int64")
+        if p.taps or p.guards:
+            self.view("table", self.taps * height, "int64")
+        if p.guards:
+            self.view("padding", self.steps, self.number)
+            fill = literal(p.fill, p.dtype)
+            self.root.lines += [f"for k in range({self.parameter(self.steps, 'steps')}):", f"    padding[k] = {fill}", "outside = address(padding)"]
+        self.root.lines.append(f"base = address({self.a})")
+
+    def decode_unit(self, unit: Scope, groups: Expr, strips: Expr) -> None:
+        """Batch, strip of columns and group of rows of a unit; the first row and the number of rows."""
+        p, height, tile = self.p, self.blocking.height, self.blocking.tile
+        n_groups, n_height, n_rows = self.parameter(groups, "groups"), self.parameter(height, "height"), self.parameter(self.rows, "rows")
+        unit.lines.append(f"first_row = unit % {n_groups} * {n_height}")
+        if p.batch:
+            n_strips = self.parameter(strips, "strips")
+            unit.lines += [f"strip = unit // {n_groups} % {n_strips}", f"batch = unit // {n_groups} // {n_strips}"]
+            self.unravel(unit, "batch", p.batch, "g")
+        else:
+            unit.lines.append(f"strip = unit // {n_groups}")
+        unit.lines += [f"count = min({n_height}, {n_rows} - first_row)", f"blocks = (count + {tile.rows - 1}) // {tile.rows}"]
+
+    def unravel(self, scope: Scope, position: str, axes: Sequence[Expr], stem: str) -> None:
+        """Bind axes to the row-major coordinates of `position`."""
+        names = [f"{stem}{k}" for k in range(len(axes))]
+        left = position
+        for k in range(len(axes) - 1, 0, -1):
+            extent = self.parameter(axes[k].extent, f"extent {stem}{k}")
+            scope.lines.append(f"{names[k]} = {left} % {extent}")
+            left = f"{left} // {extent}"
+        if axes:
+            scope.lines.append(f"{names[0]} = {left}")
+        scope.axes.update(zip(axes, names))
+
+    def row_addresses(self, unit: Scope) -> None:
+        """Where each row of `a` starts; rows past the last repeat it. Coordinates and padded indices are kept for later."""
+        p, tile = self.p, self.blocking.tile
+        row = Scope(unit)
+        n_rows = self.parameter(self.rows, "rows")
+        if len(p.rows) == 1:
+            row.axes[p.rows[0]] = "r0"
+            row.lines.append(f"r0 = min(first_row + i, {n_rows} - 1)")
+        elif p.rows:
+            outer = Scope(unit)
+            self.unravel(outer, "first_row", p.rows, "r")
+            unit.lines += outer.lines
+            row.axes.update(outer.axes)
+            row.lines += [f"row{k}[i] = r{k}" for k in range(len(p.rows))]
+        start = p.a_offset
+        for x in p.reduced:
+            start = integer.coefficient(start, x)[1]
+        row.lines.append(f"row_at[i] = base + {self.emitter.value(start, row)} * {self.size_bytes}")
+        for k, g in enumerate(p.guards):
+            index = g.index
+            for x in p.taps:
+                index = integer.coefficient(index, x)[1]
+            row.lines.append(f"guard{k}[i] = {self.emitter.value(index, row)}")
+        if len(p.rows) > 1:
+            row.lines.append(f"if first_row + i + 1 < {n_rows}:")
+            row.lines += self.advance(len(p.rows) - 1, "    ")
+        row.close(f"for i in range(blocks * {tile.rows}):")
+
+    def advance(self, k: int, indent: str) -> list[str]:
+        """Statements that move coordinate k one on, carrying into those before it."""
+        lines = [f"{indent}r{k} += 1"]
+        if k:
+            lines += [f"{indent}if r{k} == {self.parameter(self.p.rows[k].extent, f'extent r{k}')}:", f"{indent}    r{k} = 0"]
+            lines += self.advance(k - 1, indent + "    ")
+        return lines
+
+    def tap_addresses(self, unit: Scope) -> None:
+        """The table of row addresses of each tap, block by block; elements in the padding point at the row of padding."""
+        p, tile = self.p, self.blocking.tile
+        block = Scope(unit)
+        n_taps = self.parameter(self.taps, "taps")
+        block.lines += [f"at = block * {n_taps} * {tile.rows}"]
+        scopes, headers = [block], [""]
+        for k, x in enumerate(p.taps):
+            headers.append(f"for k{k} in range({self.parameter(x.extent, f'extent k{k}')}):")
+            scopes.append(Scope(scopes[-1], {x: f"k{k}"}))
+        inmost = scopes[-1]
+        step = ex.total(integer.coefficient(p.a_offset, x)[0] * x for x in p.taps)
+        moved = self.emitter.value(step, inmost)
+        checks = []
+        for k, g in enumerate(p.guards):
+            shift = ex.total(integer.coefficient(g.index, x)[0] * x for x in p.taps)
+            inmost.lines.append(f"shift{k} = {self.emitter.value(shift, inmost)}")
+            checks.append((f"x{k} = guard{k}[block * {tile.rows} + i] + shift{k}", f"(x{k} >= 0) & (x{k} < {self.parameter(g.size, f'guard {k}')})"))
+        row = Scope(inmost)
+        address = f"row_at[block * {tile.rows} + i] + {moved} * {self.size_bytes}"
+        if checks:
+            row.lines += [line for line, _ in checks]
+            row.lines.append(f"table[at + i] = {address} if {' & '.join(c for _, c in checks)} else outside")
+        else:
+            row.lines.append(f"table[at + i] = {address}")
+        row.close(f"for i in range({tile.rows}):")
+        inmost.lines.append(f"at += {tile.rows}")
+        for scope, header in reversed(list(zip(scopes[1:], headers[1:]))):
+            scope.close(header)
+        block.close("for block in range(blocks):")
+
+    def panel(self, panel: Scope) -> None:
+        """One panel of columns: all blocks of rows, chunk by chunk."""
+        p, tile = self.p, self.blocking.tile
+        depth = self.taps * self.steps
+        n_depth, n_columns = self.parameter(depth, "depth"), self.parameter(self.columns, "columns")
+        at = f"panel * {n_depth}"
+        if any(x in p.b.axes for x in p.batch):
+            used = [x for x in p.batch if x in p.b.axes]
+            where = self.emitter.value(ex.linear_index(used, [x.extent for x in used]), panel)
+            at = f"({where} * {self.parameter(ex.ceildiv(self.columns, tile.columns), 'panels')} + panel) * {n_depth}"
+        panel.lines += [f"columns = advanced({self.b}, {at} * {tile.columns})", f"first_column = panel * {tile.columns}",
+                        f"width = min({tile.columns}, {n_columns} - first_column)"]
+        block = Scope(panel)
+        size = tile.rows * tile.columns
+        acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
+        total = self.parameter(self.taps, "taps") if p.taps else self.parameter(self.steps, "steps")
+        byte_step = "0" if p.inner is None else self.emitter.value(integer.coefficient(p.a_offset, p.inner)[0] * self.size_bytes, self.root)
+        if p.taps or p.guards:
+            rows_at = f"advanced(table, (block * {self.parameter(self.taps, 'taps')}{' + k' if p.taps else ''}) * {tile.rows})"
+        else:
+            rows_at = f"advanced(row_at, block * {tile.rows})"
+        if p.taps:
+            taps, start, steps = "length", "0", self.parameter(self.steps, "steps")
+            b_at = f"advanced(columns, k * {steps} * {tile.columns})"
+        else:
+            taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {tile.columns})"
+        block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
+        last = Scope(block)
+        self.stores(last, acc_at)
+        last.close(f"if k + length == {total}:")
+        chunk = Scope(panel)
+        n_chunk = self.parameter(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else self.steps, "chunk")
+        chunk.lines += [f"length = min({n_chunk}, {total} - k)", "for block in range(blocks):", *("    " + x for x in block.lines)]
+        chunk.close(f"for k in range(0, {total}, {n_chunk}):")
+
+    def stores(self, block: Scope, acc_at: str) -> None:
+        """What becomes of a block's accumulators."""
+        p, tile = self.p, self.blocking.tile
+        row = Scope(block)
+        row.lines.append(f"at = (i - block * {tile.rows}) * {tile.columns}" + f" + {acc_at}")
+        if len(p.rows) == 1:
+            row.lines.append("r0 = first_row + i")
+            row.axes[p.rows[0]] = "r0"
+        else:
+            for k, x in enumerate(p.rows):
+                row.lines.append(f"r{k} = row{k}[i]")
+                row.axes[x] = f"r{k}"
+        if not p.columns:
+            self.element(row, "acc[at]")
+        elif len(p.columns) == 1:
+            column = Scope(row, {p.columns[0]: "c"})
+            row.lines.append("at -= first_column")
+            self.element(column, "acc[at + c]")
+            column.close("for c in range(first_column, first_column + width):")
+        else:
+            self.runs(row)
+        row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
+
+    def runs(self, row: Scope) -> None:
+        """Several column axes: stretches along the innermost one."""
+        p = self.p
+        run = Scope(row)
+        outer = Scope(run)
+        self.unravel(outer, "(first_column + done)", p.columns, "c")
+        run.lines += outer.lines
+        last = len(p.columns) - 1
+        run.axes.update({x: n for x, n in outer.axes.items() if x is not p.columns[-1]})
+        extent = self.parameter(p.columns[-1].extent, f"extent c{last}")
+        run.lines += [f"run = min(width - done, {extent} - c{last})", f"place = at + done - c{last}"]
+        column = Scope(run, {p.columns[-1]: "c"})
+        self.element(column, "acc[place + c]")
+        column.close(f"for c in range(c{last}, c{last} + run):")
+        run.lines.append("done += run")
+        row.lines.append("done = 0")
+        run.close("while done < width:")
+
+    def element(self, scope: Scope, acc: str) -> None:
+        """All stores of one element."""
+        scope.names[ex.acc(self.p.dtype)] = acc
+        for s, value, offset in zip(self.p.stores, self.values, self.offsets, strict=True):
+            spelled = self.emitter.value(value, scope)
+            scope.lines.append(self.emitter.store(s.tensor, self.emitter.value(offset, scope), spelled))

@@ -1,0 +1,273 @@
+"""Contraction schedules against NumPy: products, batches, Einstein sums, convolutions of every kind, epilogues, layouts, targets."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from contraction_oracle import Scheduled, run
+from sardonyx.codegen.numba_backend import compile_kernel
+from sardonyx.codegen.tiles import tile_shapes
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
+from sardonyx.ir import target as targets
+from sardonyx.ir.dtypes import DType
+from sardonyx.ir.expr import Expr, Tensor
+from sardonyx.ir.kernel import KernelCall
+from sardonyx.ir.loops import ContractionNest, Store
+from sardonyx.runtime.host import host_target
+
+RNG = np.random.default_rng(7)
+
+
+def sized(name: str, dtype: DType, *shape: int | Expr) -> Tensor:
+    return Tensor(name, dtype, tuple(ex.as_expr(d) for d in shape))
+
+
+def values(dtype: DType, *shape: int) -> np.ndarray:
+    if dtype.is_integer:
+        return RNG.integers(0 if dtype.kind == "uint" else -20, 20, shape).astype(dtype.numpy)
+    return RNG.standard_normal(shape).astype(dtype.numpy)
+
+
+def close(found: np.ndarray, expected: np.ndarray, tolerance: float = 2e-5) -> None:
+    assert found.shape == expected.shape
+    wide = found.astype(np.float64), expected.astype(np.float64)
+    np.testing.assert_allclose(*wide, rtol=tolerance, atol=tolerance * max(1.0, np.abs(wide[1]).max(initial=0)))
+
+
+def product(m: int | Expr, n: int | Expr, k: int | Expr, dtype: DType = dt.float32, left: str = "mk", right: str = "kn", relu: bool = False,
+            storage: DType | None = None) -> tuple[ContractionNest, Tensor, Tensor]:
+    """A matrix product whose operands lie as `left` and `right` say."""
+    storage = storage or dtype
+    axes = {"m": ex.axis(m, "m"), "n": ex.axis(n, "n"), "k": ex.axis(k, "k")}
+    a, b = (Tensor(name, storage, tuple(axes[x].extent for x in how)) for name, how in (("a", left), ("b", right)))
+    c = sized("c", storage, m, n)
+    value = ex.acc(dtype)
+    if relu:
+        value = ex.where(value < ex.const(0, dtype), ex.const(0, dtype), value)
+    store = Store(c, (axes["m"], axes["n"]), ex.cast(value, storage))
+    a_value, b_value = (ex.cast(t[tuple(axes[x] for x in how)], dtype) for t, how in ((a, left), (b, right)))
+    return ContractionNest((), (axes["m"],), (axes["n"],), (axes["k"],), a_value, b_value, dtype, (store,)), a, b
+
+
+TILE = tile_shapes(host_target(), dt.float32)[0]
+
+
+@pytest.mark.parametrize("m", [1, 2, TILE.rows - 1, TILE.rows, TILE.rows + 1, 131])
+@pytest.mark.parametrize("n", [1, TILE.columns - 1, TILE.columns, TILE.columns + 1])
+@pytest.mark.parametrize("k", [1, 37])
+def test_product_sizes(m: int, n: int, k: int) -> None:
+    nest, a, b = product(m, n, k)
+    x, y = values(dt.float32, m, k), values(dt.float32, k, n)
+    close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)
+
+
+@pytest.mark.parametrize("left,right", list(itertools.product(("mk", "km"), ("kn", "nk"))))
+@pytest.mark.parametrize("constant", ["", "a", "b"])
+def test_transposed_operands(left: str, right: str, constant: str) -> None:
+    nest, a, b = product(33, 50, 20, left=left, right=right, relu=True)
+    x, y = values(dt.float32, 33, 20), values(dt.float32, 20, 50)
+    arrays = {a: x if left == "mk" else x.T, b: y if right == "kn" else y.T}
+    close(run(nest, arrays, constants={t for t in (a, b) if t.name == constant})[0], np.maximum(x @ y, 0))
+
+
+@pytest.mark.parametrize("dtype,storage", [(dt.float64, dt.float64), (dt.int32, dt.int32), (dt.int64, dt.int64), (dt.uint32, dt.uint32), (dt.float32, dt.float16),
+                                           (dt.float32, dt.bfloat16), (dt.int32, dt.int8), (dt.int32, dt.uint8)])
+def test_element_types(dtype: DType, storage: DType) -> None:
+    nest, a, b = product(19, 35, 23, dtype, storage=storage)
+    x, y = values(storage, 19, 23), values(storage, 23, 35)
+    expected = x.astype(dtype.numpy) @ y.astype(dtype.numpy)
+    close(run(nest, {a: x, b: y})[0], expected.astype(storage.numpy), 1e-5 if storage is dtype else 1e-2)
+
+
+def test_symbolic_sizes_and_shares() -> None:
+    """Any split of the units gives the same bits."""
+    m, n = ex.sym("M"), ex.sym("N")
+    nest, a, b = product(m, n, 300)
+    x, y = values(dt.float32, 301, 300), values(dt.float32, 300, 333)
+    s = Scheduled(nest, {a: x, b: y}, sizes={"M": 301, "N": 333})
+    s.run()
+    whole = s.get(nest.outputs[0]).copy()
+    close(whole, x @ y)
+    s.get(nest.outputs[0])[...] = 0
+    s.run(split=5)
+    np.testing.assert_array_equal(s.get(nest.outputs[0]), whole)
+
+
+def test_rows_do_not_depend_on_their_number() -> None:
+    x, y = values(dt.float32, 61, 70), values(dt.float32, 70, 90)
+    found = []
+    for m in (61, 7):
+        nest, a, b = product(m, 90, 70)
+        found.append(run(nest, {a: x[:m], b: y})[0][:7])
+    np.testing.assert_array_equal(*found)
+
+
+def test_long_sums_are_cut_into_chunks() -> None:
+    nest, a, b = product(40, 70, 9000)
+    x, y = values(dt.float32, 40, 9000), values(dt.float32, 9000, 70)
+    close(run(nest, {a: x, b: y})[0], x.astype(np.float64) @ y, 1e-4)
+
+
+EQUATIONS = ["bij,bjk->bik", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "ij,bjk->bik", "bij,jk->bik", "i,j->ij", "ij,kj->ki", "abi,bci->abc", "bi,bi->b", "i,i->",
+             "bijc,cde->bdije", "bhwc,hkc->bhwk"]
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einstein_sums(equation: str) -> None:
+    sizes = {"b": 3, "i": 17, "j": 9, "k": 21, "h": 4, "q": 13, "d": 8, "a": 5, "c": 11, "e": 2, "w": 6}
+    (left, right), out = equation.split("->")[0].split(","), equation.split("->")[1]
+    axes = {s: ex.axis(sizes[s], s) for s in dict.fromkeys(left + right)}
+    a, b, c = (sized(n, dt.float32, *(sizes[s] for s in labels)) for n, labels in (("a", left), ("b", right), ("c", out)))
+    groups = ([s for s in axes if s in left and s in right and s in out], [s for s in axes if s not in right], [s for s in axes if s not in left],
+              [s for s in axes if s not in out])
+    nest = ContractionNest(*(tuple(axes[s] for s in g) for g in groups), a[tuple(axes[s] for s in left)], b[tuple(axes[s] for s in right)], dt.float32,
+                           (Store(c, tuple(axes[s] for s in out), ex.acc(dt.float32)),))
+    x, y = values(dt.float32, *(sizes[s] for s in left)), values(dt.float32, *(sizes[s] for s in right))
+    close(run(nest, {a: x, b: y})[0], np.einsum(equation, x, y))
+
+
+def test_broadcast_batch() -> None:
+    """A batch dimension of symbolic size that may be 1 for one operand."""
+    s = ex.sym("S")
+    b_axis, m, n, k = ex.axis(6, "b"), ex.axis(20, "m"), ex.axis(30, "n"), ex.axis(15, "k")
+    a, b, c = sized("a", dt.float32, 6, 20, 15), sized("b", dt.float32, s, 15, 30), sized("c", dt.float32, 6, 20, 30)
+    at = ex.where(ex.equal(s, 1), 0, b_axis)
+    nest = ContractionNest((b_axis,), (m,), (n,), (k,), a[b_axis, m, k], b[at, k, n], dt.float32, (Store(c, (b_axis, m, n), ex.acc(dt.float32)),))
+    for size in (1, 6):
+        x, y = values(dt.float32, 6, 20, 15), values(dt.float32, size, 15, 30)
+        close(run(nest, {a: x, b: y}, sizes={"S": size})[0], x @ y)
+
+
+def test_epilogue_splits_heads_and_adds() -> None:
+    """Stores through // and %, with a bias, a residual, and the position as a value."""
+    m, n, k = ex.axis(26, "m"), ex.axis(48, "n"), ex.axis(40, "k")
+    a, b, bias = sized("a", dt.float32, 26, 40), sized("b", dt.float32, 40, 48), sized("bias", dt.float32, 48)
+    rest, out, plain = sized("rest", dt.float32, 26, 48), sized("out", dt.float32, 2, 6, 13, 8), sized("plain", dt.float32, 26, 48)
+    acc = ex.acc(dt.float32)
+    masked = ex.where(n <= m, acc + bias[n] + rest[m, n], ex.const(-1.0, dt.float32))
+    nest = ContractionNest((), (m,), (n,), (k,), a[m, k], b[k, n], dt.float32,
+                           (Store(out, (m // 13, n // 8, m % 13, n % 8), acc * bias[n]), Store(plain, (m, n), masked)))
+    x, y, z, r = (values(dt.float32, *s) for s in ((26, 40), (40, 48), (48,), (26, 48)))
+    first, second = run(nest, {a: x, b: y, bias: z, rest: r}, constants={b, bias})
+    close(first, ((x @ y) * z).reshape(2, 13, 6, 8).transpose(0, 2, 1, 3))
+    close(second, np.where(np.arange(48) <= np.arange(26)[:, None], x @ y + z + r, -1))
+
+
+# --------------------------------------------------------------------------------------------------------------------- convolutions
+CHANNELS_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
+
+
+def convolution(x: tuple[int, ...], w: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], pads: tuple[int, ...], group: int = 1,
+                storage: DType = dt.float32, epilogue: bool = True) -> tuple[ContractionNest, list[Tensor], tuple[int, ...]]:
+    """ONNX Conv as its definition lowers it: batch = group, rows = image and positions, columns = channels out, reduced = channels in and taps."""
+    rank = len(x) - 2
+    spatial = tuple((x[2 + d] + pads[d] + pads[rank + d] - dilation[d] * (w[2 + d] - 1) - 1) // stride[d] + 1 for d in range(rank))
+    out_shape = (x[0], w[0], *spatial)
+    tx, tw, tb, ty = (sized(n, storage, *s) for n, s in (("x", x), ("w", w), ("bias", (w[0],)), ("y", out_shape)))
+    g, image, channel, inner = (ex.axis(n, s) for n, s in ((group, "g"), (x[0], "n"), (w[0] // group, "o"), (w[1], "c")))
+    at, taps = [ex.axis(n, "y") for n in spatial], [ex.axis(n, "t") for n in w[2:]]
+    index = [o * s + t * d - p for o, s, t, d, p in zip(at, stride, taps, dilation, pads)]
+    a = ex.cast(ex.load(tx, (image, g * w[1] + inner, *index), 0.0 if any(pads) else None), dt.float32)
+    out = g * (w[0] // group) + channel
+    b = ex.cast(tw[(out, inner, *taps)], dt.float32)
+    value = ex.acc(dt.float32)
+    if epilogue:
+        value = ex.maximum(value + ex.cast(tb[out], dt.float32), ex.const(0, dt.float32))
+    nest = ContractionNest((g,), (image, *at), (channel,), (inner, *taps), a, b, dt.float32, (Store(ty, (image, out, *at), ex.cast(value, storage)),))
+    return nest, [tx, tw, tb, ty], out_shape
+
+
+def convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, ...], dilation: tuple[int, ...], pads: tuple[int, ...], group: int) -> np.ndarray:
+    rank = x.ndim - 2
+    x = np.pad(x.astype(np.float64), [(0, 0), (0, 0), *((pads[d], pads[rank + d]) for d in range(rank))])
+    spatial = [(x.shape[2 + d] - dilation[d] * (w.shape[2 + d] - 1) - 1) // stride[d] + 1 for d in range(rank)]
+    out = np.zeros((x.shape[0], w.shape[0], *spatial))
+    per_in, per_out = w.shape[1], w.shape[0] // group
+    for tap in itertools.product(*map(range, w.shape[2:])):
+        window = x[(slice(None), slice(None), *(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in zip(tap, dilation, spatial, stride)))]
+        for g in range(group):
+            part = np.tensordot(w[(slice(g * per_out, (g + 1) * per_out), slice(None), *tap)].astype(np.float64), window[:, g * per_in:(g + 1) * per_in], ([1], [1]))
+            out[:, g * per_out:(g + 1) * per_out] += np.moveaxis(part, 0, 1)
+    return out
+
+
+CASES = {
+    "1x1": ((2, 24, 5, 7), (40, 24, 1, 1), (1, 1), (1, 1), (0,) * 4, 1),
+    "1x1 stride": ((1, 24, 6, 7), (40, 24, 1, 1), (2, 2), (1, 1), (0,) * 4, 1),
+    "3x3": ((1, 32, 9, 10), (33, 32, 3, 3), (1, 1), (1, 1), (1,) * 4, 1),
+    "3x3 no padding": ((2, 18, 9, 10), (20, 18, 3, 3), (1, 1), (1, 1), (0,) * 4, 1),
+    "3x3 stride, uneven pads": ((1, 20, 9, 10), (16, 20, 3, 3), (2, 1), (1, 1), (0, 1, 2, 0), 1),
+    "dilated": ((1, 17, 11, 12), (19, 17, 3, 2), (1, 1), (2, 3), (2, 3, 2, 3), 1),
+    "few channels": ((1, 3, 20, 21), (18, 3, 7, 7), (2, 2), (1, 1), (3,) * 4, 1),
+    "few channels, no padding": ((1, 3, 12, 13), (18, 3, 3, 3), (2, 2), (1, 1), (0,) * 4, 1),
+    "groups": ((1, 12, 8, 9), (8, 3, 3, 3), (1, 1), (1, 1), (1,) * 4, 4),
+    "large groups": ((1, 64, 8, 9), (64, 32, 3, 3), (1, 1), (1, 1), (1,) * 4, 2),
+    "depthwise": ((2, 37, 9, 8), (37, 1, 3, 3), (1, 1), (1, 1), (1,) * 4, 37),
+    "depthwise stride": ((1, 48, 9, 8), (48, 1, 5, 5), (2, 2), (1, 1), (2,) * 4, 48),
+    "depthwise no padding": ((1, 16, 9, 8), (16, 1, 3, 3), (1, 2), (1, 1), (0,) * 4, 16),
+    "depthwise dilated": ((1, 20, 12, 12), (20, 1, 3, 3), (1, 1), (2, 2), (2,) * 4, 20),
+    "depthwise multiplied": ((1, 10, 7, 7), (20, 1, 3, 3), (1, 1), (1, 1), (1,) * 4, 10),
+    "1d": ((2, 20, 30), (24, 20, 5), (2,), (1,), (2, 2), 1),
+    "1d depthwise": ((2, 20, 30), (20, 1, 4), (1,), (1,), (3, 0), 20),
+    "3d": ((1, 16, 5, 6, 7), (18, 16, 3, 2, 3), (1, 2, 1), (1, 1, 1), (1, 0, 1, 1, 0, 1), 1),
+    "3d depthwise": ((1, 18, 5, 6, 7), (18, 1, 3, 2, 3), (1, 2, 1), (1, 1, 1), (1, 0, 1, 1, 0, 1), 18),
+    "one channel": ((1, 1, 12, 12), (20, 1, 5, 5), (1, 1), (1, 1), (2,) * 4, 1),
+    "window larger than the image": ((1, 16, 2, 2), (16, 16, 5, 5), (1, 1), (1, 1), (2,) * 4, 1),
+}
+
+
+@pytest.mark.parametrize("layout", ["last", "first", "mixed"])
+@pytest.mark.parametrize("case", CASES)
+def test_convolution(case: str, layout: str) -> None:
+    xs, ws, stride, dilation, pads, group = CASES[case]
+    nest, (tx, tw, tb, ty), _ = convolution(xs, ws, stride, dilation, pads, group)
+    x, w, b = values(dt.float32, *xs), values(dt.float32, *ws), values(dt.float32, ws[0])
+    order = CHANNELS_LAST[len(xs)]
+    layouts = {t: order for t in {"last": (tx, ty), "first": (), "mixed": (ty,)}[layout]}
+    expected = np.maximum(convolve(x, w, stride, dilation, pads, group) + b.reshape(-1, *[1] * (len(xs) - 2)), 0)
+    close(run(nest, {tx: x, tw: w, tb: b}, layouts=layouts, constants={tw, tb})[0], expected)
+
+
+@pytest.mark.parametrize("storage", [dt.float16, dt.bfloat16])
+@pytest.mark.parametrize("case", ["3x3", "few channels", "depthwise"])
+def test_convolution_of_narrow_floats(case: str, storage: DType) -> None:
+    xs, ws, stride, dilation, pads, group = CASES[case]
+    nest, (tx, tw, tb, ty), _ = convolution(xs, ws, stride, dilation, pads, group, storage)
+    x, w, b = values(storage, *xs), values(storage, *ws), values(storage, ws[0])
+    layouts = {tx: (0, 2, 3, 1), ty: (0, 2, 3, 1)}
+    expected = np.maximum(convolve(x, w, stride, dilation, pads, group) + b.astype(np.float64).reshape(-1, 1, 1), 0)
+    close(run(nest, {tx: x, tw: w, tb: b}, layouts=layouts, constants={tw, tb})[0], expected, 2e-2)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- targets
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"])
+def test_kernels_compile_for_every_target(name: str) -> None:
+    from sardonyx.codegen.contraction import schedule_contraction
+
+    xs, ws, stride, dilation, pads, group = CASES["3x3"]
+    for nest in (product(100, 100, 100)[0], convolution(xs, ws, stride, dilation, pads, group)[0]):
+        target = targets.parse(name)
+        for part in schedule_contraction(nest, {}, (), target):
+            if isinstance(part, KernelCall):
+                assert compile_kernel(part.kernel, target)
+
+
+@pytest.mark.skipif(host_target().isa not in ("avx2", "avx512"), reason="an x86 processor with AVX2 runs these")
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
+def test_lesser_targets_run_here(name: str) -> None:
+    nest, a, b = product(33, 50, 20, relu=True)
+    x, y = values(dt.float32, 33, 20), values(dt.float32, 20, 50)
+    close(run(nest, {a: x, b: y}, target=targets.parse(name))[0], np.maximum(x @ y, 0))
+
+
+def test_kernels_are_shared_between_sizes() -> None:
+    from sardonyx.codegen.contraction import schedule_contraction
+
+    keys = set()
+    for m, n, k in ((128, 768, 768), (128, 3072, 768), (256, 768, 3072)):
+        parts = schedule_contraction(product(m, n, k)[0], {}, (), host_target())
+        keys |= {p.kernel.key for p in parts if isinstance(p, KernelCall)}
+    assert len(keys) == 1
