@@ -99,6 +99,12 @@ class Code:
             call.fastmath = _Sealed(flags)
         return Value(self, call)
 
+    def sealed_call(self, function: ir.Function, arguments: Sequence["Value"]) -> "Value":
+        """Call a function that the kernel's fast-math flags say nothing about."""
+        call = self.builder.call(function, [a.v for a in arguments])
+        call.fastmath = _Sealed(())
+        return Value(self, call)
+
     # ------------------------------------------------------------------------------------------------------- building blocks
     def fma(self, a: "Value", b: Number, c: Number) -> "Value":
         """a * b + c, rounded once where the target can."""

@@ -29,7 +29,7 @@ from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir.dtypes import DType
 from ..ir.target import Target
-from . import conversions, floats, functions, integers
+from . import conversions, floats, functions, integers, trigonometry
 from .conversions import register_type, stored_type
 from .emitter import Code, Value
 from .intrinsics import builder
@@ -158,8 +158,9 @@ def _operator(op: str, dtype: DType) -> Entry | None:
     elif dtype.kind == "bool":
         operator = code = integers.BOOL.get(op)
     else:
+        dtype = form
         is_open = op in floats.OPEN
-        operator = code = floats.OPEN.get(op) or floats.SEALED.get(op) or functions.FUNCTIONS.get(op)
+        operator = code = floats.OPEN.get(op) or floats.SEALED.get(op) or functions.FUNCTIONS[dtype.bits].get(op) or trigonometry.FUNCTIONS[dtype.bits].get(op)
     if operator is None:
         return None
 
@@ -201,7 +202,7 @@ def _unpack(dtype: DType) -> Entry:
 
 
 def _conversion(source: DType, to: DType, saturate: bool) -> Entry | None:
-    if saturate and not conversions.is_narrow(to) or not source.is_numeric or source.kind == "complex":
+    if (saturate and not conversions.is_narrow(to)) or not source.is_numeric or source.kind == "complex":
         return None
 
     def meaning(x: object) -> object:
