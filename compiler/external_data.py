@@ -76,6 +76,10 @@ class ExternalData:
             raise ModelError(f"{what} is too short: bytes {offset} to {offset + length} are wanted, it has {len(data)}")
         return data[offset:offset + length]
 
+    def files(self) -> list[Path]:
+        """The files that were read, as absolute paths."""
+        return list(self._files)
+
     def _resolve(self, location: str, tensor: str) -> Path:
         if not self.folders:
             raise ModelError(f"tensor '{tensor}' lies in '{location}', but the model came without a folder", hint="load it by path, or give folder=")

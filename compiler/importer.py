@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..ir.errors import ModelError, UnsupportedError
 from ..ir.graph import Graph, TensorType, Type, Value
 from .external_data import ExternalData, map_file
@@ -28,7 +30,7 @@ FIRST_IR_WITH_OVERRIDES = 4  # before, every initialiser had to be an input as w
 
 def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, free_dimensions: Mapping[str, int] | None = None,
                  free_dimensions_by_denotation: Mapping[str, int] | None = None, as_inputs: Collection[str] = (),
-                 folder: str | os.PathLike[str] | None = None) -> Graph:
+                 initializers: Mapping[str, np.ndarray] | None = None, folder: str | os.PathLike[str] | None = None) -> Graph:
     """Read an ONNX model.
 
     Args:
@@ -36,6 +38,7 @@ def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, 
         free_dimensions: sizes for symbolic dimensions, by name.
         free_dimensions_by_denotation: sizes for symbolic dimensions, by their denotation.
         as_inputs: overridable initialisers that become real inputs, because the caller feeds them.
+        initializers: arrays that take the place of the model's initialisers of these names.
         folder: where external data lie, for models that do not come from a file.
 
     Returns:
@@ -70,7 +73,9 @@ def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, 
             raise TypeError(f"a path, bytes or a ModelProto is expected, not {type(source).__name__}")
         proto = source
     dims = DimReader(dict(free_dimensions or {}), dict(free_dimensions_by_denotation or {}))
-    return _ModelImporter(proto, external, dims, raw, frozenset(as_inputs)).build()
+    graph = _ModelImporter(proto, external, dims, raw, frozenset(as_inputs), dict(initializers or {})).build()
+    graph.external_files = external.files()
+    return graph
 
 
 def _parse(buffer: memoryview) -> "tuple[onnx.ModelProto, dict[int, tuple[int, int]]]":
@@ -88,8 +93,9 @@ def _parse(buffer: memoryview) -> "tuple[onnx.ModelProto, dict[int, tuple[int, i
 class _ModelImporter:
     """One model on its way to a graph."""
 
-    def __init__(self, proto: "onnx.ModelProto", external: ExternalData, dims: DimReader, raw: Mapping[int, memoryview], as_inputs: frozenset[str]) -> None:
-        self.proto, self.dims, self.raw, self.as_inputs = proto, dims, raw, as_inputs
+    def __init__(self, proto: "onnx.ModelProto", external: ExternalData, dims: DimReader, raw: Mapping[int, memoryview], as_inputs: frozenset[str],
+                 replacements: dict[str, np.ndarray]) -> None:
+        self.proto, self.dims, self.raw, self.as_inputs, self.replacements = proto, dims, raw, as_inputs, replacements
         if not proto.HasField("graph"):
             raise ModelError("the model has no graph", hint="the file is damaged, cut short, or no ONNX model")
         self.functions: dict[tuple[str, str, str], onnx.FunctionProto] = {}
@@ -138,6 +144,7 @@ class _ModelImporter:
                 raise ModelError(f"input '{name}' of the model has no type")
             self.scope.define(name, graph.input(name, declared))
         self.nodes.initializers(graph, self.scope, proto, self.raw)
+        self._replace_initializers()
         self._overridable(both)
         self._declared()
         self.nodes.nodes(graph, self.scope, proto.node)
@@ -160,6 +167,15 @@ class _ModelImporter:
         metadata["version"] = str(m.model_version)
         metadata["ir_version"] = str(m.ir_version)
         metadata.update({f"custom:{text(p.key, 'a metadata key')}": text(p.value, "a metadata value") for p in m.metadata_props})
+
+    def _replace_initializers(self) -> None:
+        for name, array in self.replacements.items():
+            value = self.scope.names.get(name)
+            if value is None or value.constant is None:
+                raise ModelError(f"the model has no initialiser '{name}' to replace")
+            if array.shape != value.constant.shape or array.dtype != value.constant.dtype:
+                raise ModelError(f"initialiser '{name}' is {value.constant.dtype}{list(value.constant.shape)}, its replacement {array.dtype}{list(array.shape)}")
+            value.constant = array
 
     def _overridable(self, both: list[str]) -> None:
         """Initialisers that are inputs too: constants, unless the caller wants to feed them."""

@@ -36,7 +36,13 @@ def invert(read: Sequence[Expr], axes: Sequence[Expr], stored: Sequence[Expr], s
                 return None
             solved[a] = joined
     check = ex.substitute(list(read), solved)
-    return solved if all(c is s for c, s in zip(check, stored, strict=True)) else None
+    return solved if all(c is s for c, s in zip(_without_units(check), _without_units(stored), strict=True)) else None
+
+
+def _without_units(index: Sequence[Expr]) -> list[Expr]:
+    """Axes of one iteration are always 0."""
+    units = {a: ex.const(0) for e in index for a in e.axes if integer.as_int(a.extent) == 1}
+    return ex.substitute(list(index), units)
 
 
 def _split(e: Expr, free: list[Expr], value: Expr) -> dict[Expr, Expr] | None:

@@ -31,7 +31,7 @@ class CompileOptions:
 
     Args:
         level: optimisation level 0 to 3.
-        free_dimensions: symbolic sizes fixed by name (or denotation).
+        free_dimensions, free_denotations: symbolic sizes fixed by name or by denotation.
         initializers: arrays that replace initialisers of these names.
         disabled: rewrite rules that must not run.
         as_inputs: overridable initialisers that are inputs.
@@ -39,6 +39,7 @@ class CompileOptions:
 
     level: int = 3
     free_dimensions: Mapping[str, int] = field(default_factory=dict)
+    free_denotations: Mapping[str, int] = field(default_factory=dict)
     initializers: Mapping[str, np.ndarray] = field(default_factory=dict)
     disabled: frozenset[str] = frozenset()
     as_inputs: frozenset[str] = frozenset()
@@ -46,7 +47,7 @@ class CompileOptions:
     def key(self) -> str:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
-        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), initializers, sorted(self.disabled), sorted(self.as_inputs)], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled), sorted(self.as_inputs)], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -159,7 +160,7 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
         return model
     model, external = compile_model(source if folder is not None else data, options, target, cache, observe)
     content, sections = to_sections(model)
-    content["external"] = [[name, *_file_facts(folder / name)] for name in external] if folder is not None else []
+    content["external"] = [[os.path.relpath(path, folder), *_file_facts(path)] for path in external] if folder is not None else []
     cache.save_model(key, content, sections)
     model.seconds["total"] = time.perf_counter() - start
     return model
@@ -263,7 +264,7 @@ def _external_files_unchanged(facts: Sequence[Sequence[object]], folder: Path | 
 
 
 def compile_model(source: object, options: CompileOptions, target: Target, cache: Cache,
-                  observe: Callable[[str, object], None] | None = None) -> tuple[CompiledModel, list[str]]:
+                  observe: Callable[[str, object], None] | None = None) -> tuple[CompiledModel, list[Path]]:
     """Compile from scratch (kernels found in the cache excepted); returns the model and its external data files."""
     import time
 
@@ -274,9 +275,9 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     start = time.perf_counter()
     with compile_progress() as progress:
         progress.stage("reading the model")
-        graph = import_model(source, free_dimensions=options.free_dimensions, initializers=options.initializers,
-                             as_inputs=options.as_inputs)
-        external = list(getattr(graph, "external_files", ()))
+        graph = import_model(source, free_dimensions=options.free_dimensions, free_dimensions_by_denotation=options.free_denotations,
+                             as_inputs=options.as_inputs, initializers=options.initializers)
+        external = list(graph.external_files)
         imported = time.perf_counter()
         progress.stage("fusing")
         overridable = _overridable(graph)

@@ -41,7 +41,7 @@ class ModelMetadata:
         self.description = facts.get("description", "")
         version = facts.get("version", "0")
         self.version = int(version) if version.lstrip("-").isdigit() else 0
-        self.custom_metadata_map = {k.removeprefix("custom."): v for k, v in facts.items() if k.startswith("custom.")}
+        self.custom_metadata_map = {k.removeprefix("custom:"): v for k, v in facts.items() if k.startswith("custom:")}
 
 
 class InferenceSession:
@@ -69,8 +69,11 @@ class InferenceSession:
         self._variants: dict[frozenset[str], InferenceSession] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        self._start(CompileOptions(self._options.level, dict(self._options._free_by_name) | self._options._free_by_denotation, dict(self._options._initializers),
-                                   self._disabled))
+        self._start(self._compile_options(frozenset()))
+
+    def _compile_options(self, as_inputs: frozenset[str]) -> CompileOptions:
+        o = self._options
+        return CompileOptions(o.level, dict(o._free_by_name), dict(o._free_by_denotation), dict(o._initializers), self._disabled, as_inputs)
 
     def _start(self, options: CompileOptions) -> None:
         with translated(self._source):
@@ -158,8 +161,7 @@ class InferenceSession:
             if found is None:
                 found = object.__new__(InferenceSession)
                 found.__dict__.update(self.__dict__, _variants={})
-                found._start(CompileOptions(self._options.level, dict(self._options._free_by_name) | self._options._free_by_denotation,
-                                            dict(self._options._initializers), self._disabled, wanted))
+                found._start(self._compile_options(wanted))
                 found._model.report.pop("overridable", None)
                 self._variants[wanted] = found
         return found
