@@ -51,6 +51,7 @@ def convert(n: Lowering, x: Tensor, to: DType) -> Ref:
 
 def power_of_two(x: Expr, mode: str, saturate: bool) -> Expr:
     """A positive float32 rounded to a power of two: away from zero, towards zero, or to the nearest (halves up)."""
+    least = 0x00400000  # 2 ** -127, the smallest power that the format has
     bits = ex.bitcast(x, dt.int32)
     extra = {"up": 0x7FFFFF, "down": 0, "nearest": 0x400000}[mode]
     rounded = ex.binary("bitand", bits + extra, 0x7F800000)
@@ -59,7 +60,7 @@ def power_of_two(x: Expr, mode: str, saturate: bool) -> Expr:
     infinite = ex.unary("isinf", x)
     rounded = ex.where(over, largest if saturate else 0x7FC00000, rounded)
     rounded = ex.where(infinite, largest if saturate else 0x7FC00000, rounded)
-    value = ex.bitcast(rounded, dt.float32)
+    value = ex.bitcast(ex.where(bits <= least, least, rounded), dt.float32)
     return ex.where(ex.unary("isnan", x), x, value)
 
 

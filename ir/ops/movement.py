@@ -93,8 +93,7 @@ class Flatten(View):
 
     def view(self, n: Lowering) -> Ref:
         x = n.input(0)
-        at = n.attr("axis")
-        at = n.axis(at, x.rank, inclusive=True) if at >= 0 else n.axis(at, x.rank)
+        at = n.axis(n.attr("axis"), x.rank, inclusive=n.attr("axis") >= 0)
         return reshaped(n, x, [ex.product(x.shape[:at]), ex.product(x.shape[at:])])
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:

@@ -23,7 +23,8 @@ def inner_axes(n: Lowering, rank: int) -> list[int]:
     """The axes that softmax and its kin reduce over: one from version 13 on, all from `axis` on before (default 1)."""
     if n.version >= 13:
         return [n.axis(n.attr("axis", -1), rank)]
-    return list(range(n.axis(n.attr("axis", 1), rank, inclusive=True), rank))
+    first = n.attr("axis", 1)
+    return list(range(n.axis(first, rank, inclusive=first >= 0), rank))
 
 
 def over(n: Lowering, x: Tensor, axes: Sequence[int], index: Sequence[Expr], kind: str, f: Callable[[Expr], Expr]) -> Expr:
@@ -74,7 +75,8 @@ def _gradient_axes(b: Builder) -> list[int]:
     rank = len(b.type(b.input(0)).shape)
     if b.version >= 13:
         return [int(b.attr("axis", -1)) % rank]
-    return list(range(int(b.attr("axis", 1)) % (rank + 1), rank))
+    first = int(b.attr("axis", 1))
+    return list(range(first + rank if first < 0 else first, rank))
 
 
 @register
