@@ -473,7 +473,9 @@ class Grid:
         start = [o + sum(k * self.ranges[a][0] for a, k in f.items()) for f, o in zip(plan.factors, plan.offsets, strict=True)]
         strides = [sum(f.get(a, 0) * s for f, s in zip(plan.factors, base.strides, strict=True)) for a in axes]
         corner = base[(*(slice(s, s + 1) for s in start), ...)]
-        return Spread(axes, as_strided(corner, shape, strides, writeable=False).astype(computing_dtype(e.dtype), copy=False))
+        raw = corner.view(np.uint8) if corner.dtype.itemsize == 1 else corner  # NumPy cannot describe every one-byte float to as_strided
+        found = as_strided(raw, shape, strides, writeable=False).view(corner.dtype)
+        return Spread(axes, found.astype(computing_dtype(e.dtype), copy=False))
 
     def _take(self, e: Expr, plan: Take, args: Sequence[Spread]) -> Spread:
         x, fill = elements_of(e, self.arrays), ex.load_fill(e)

@@ -209,6 +209,8 @@ def _store(grid: Grid, s: Store, arrays: Arrays) -> None:
         start = [f[1] + sum(k * grid.ranges[a][0] for a, k in f[0].items()) for f in forms]
         strides = [sum(f[0].get(a, 0) * step for f, step in zip(forms, out.strides, strict=True)) for a in axes]
         corner = out[(*(slice(i, i + 1) for i in start), ...)]
+        if out.dtype.itemsize == 1:  # NumPy cannot describe every one-byte float to as_strided
+            corner, shaped = corner.view(np.uint8), shaped.astype(out.dtype, copy=False).view(np.uint8)
         as_strided(corner, shape, strides)[...] = shaped
         return
     index = [grid.value(i) for i in s.index]
