@@ -20,14 +20,14 @@ _HOME.update(dict.fromkeys(("OrtValue", "OrtDevice", "SparseTensor", "IOBinding"
 _HOME.update(dict.fromkeys(("get_all_providers", "get_available_providers", "get_device"), "runtime.providers"))
 _HOME.update(dict.fromkeys((
     "GraphOptimizationLevel", "ExecutionMode", "ExecutionOrder", "OrtAllocatorType", "OrtMemType", "OrtDeviceMemoryType", "OrtMemoryInfoDeviceType",
-    "OrtHardwareDeviceType", "OrtSparseFormat", "OrtCompileApiFlags", "OrtExecutionProviderDevicePolicy", "OrtDeviceVendorId"), "runtime.enums"))
+    "OrtHardwareDeviceType", "OrtSparseFormat", "OrtCompileApiFlags", "OrtExecutionProviderDevicePolicy", "OrtDeviceVendorId", "AdapterFormat", "ModelPackageWriteMode"), "runtime.enums"))
 _HOME.update(dict.fromkeys((
     "Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError", "RuntimeException", "InvalidProtobuf", "ModelLoaded", "NotImplemented", "InvalidGraph",
     "EPFail", "ModelLoadCanceled", "ModelRequiresCompilation", "NotFound", "DeviceReset"), "runtime.exceptions"))
 _HOME.update(dict.fromkeys(("SardonyxError", "ModelError", "UnsupportedError", "TargetError"), "ir.errors"))
 _HOME.update(dict.fromkeys((
-    "AdapterFormat", "LoraAdapter", "ModelCompiler", "ModelPackage", "ModelPackageComponentContext", "ModelPackageContext", "ModelPackageOptions",
-    "ModelPackageWriteMode", "OrtArenaCfg", "OrtEpAssignedNode", "OrtEpAssignedSubgraph", "OrtEpContextData", "OrtEpContextDataBuffer", "OrtEpDevice",
+    "LoraAdapter", "ModelCompiler", "ModelPackage", "ModelPackageComponentContext", "ModelPackageContext", "ModelPackageOptions",
+    "OrtArenaCfg", "OrtEpAssignedNode", "OrtEpAssignedSubgraph", "OrtEpContextData", "OrtEpContextDataBuffer", "OrtEpDevice",
     "OrtExternalInitializerInfo", "OrtHardwareDevice", "OrtMemoryInfo", "OrtSyncStream", "SessionIOBinding", "copy_tensors", "create_and_register_allocator",
     "create_and_register_allocator_v2", "cuda_version", "disable_telemetry_events", "enable_telemetry_events", "get_build_info", "get_ep_devices",
     "get_version_string", "has_collective_ops", "import_capi_exception", "onnxruntime_validation", "package_name", "preload_dlls", "print_debug_info",

@@ -98,3 +98,29 @@ class OrtExecutionProviderDevicePolicy(IntEnum):
     MAX_PERFORMANCE = 4
     MAX_EFFICIENCY = 5
     MIN_OVERALL_POWER = 6
+
+
+class OrtDeviceVendorId(IntEnum):
+    """PCI vendor numbers."""
+
+    NONE = 0
+    AMD = 0x1002
+    NVIDIA = 0x10DE
+    ARM = 0x13B5
+    MICROSOFT = 0x1414
+    HUAWEI = 0x19E5
+    QUALCOMM = 0x5143
+    INTEL = 0x8086
+
+
+class AdapterFormat(IntEnum):
+    """Formats of LoRA adapters."""
+
+    Unknown = 0
+    Parameters = 1
+
+
+class ModelPackageWriteMode(IntEnum):
+    """How model packages are written."""
+
+    DEFAULT = 0
