@@ -13,7 +13,7 @@ from ..expr import Expr, Tensor
 from ..loops import Routine
 from .base import REQUIRED, Lowering, Op, Sample, register
 from .quantisation import limits
-from .window import Window, spatial_attribute, split_image, window
+from .window import Window, spatial_attribute, split_image, vector, window
 
 
 def least(dtype: DType) -> float | int:
@@ -215,7 +215,7 @@ class MaxUnpool(Op):
         y, = n.routine(UNPOOL, [x, places], [(x.dtype, (*x.shape[:2], *implied))], [ex.product(size), ex.product(implied)], units=x.shape[0] * x.shape[1])
         if not n.has(2):
             return y
-        wanted = n.ints(2)
+        wanted = vector(n, 2, x.rank)
         return n.map(wanted, lambda *i: ex.load(y, i, 0), x.dtype)
 
     def samples(self) -> Iterator[Sample]:

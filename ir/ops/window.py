@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import dtypes as dt
 from .. import expr as ex
 from ..expr import Expr, ExprLike, Tensor
 from .base import Lowering
@@ -118,3 +119,11 @@ def split_image(n: Lowering, x: Tensor) -> tuple[tuple[Expr, Expr], tuple[Expr, 
     if x.rank < 3:
         raise n.error(f"an input of rank {x.rank} was given, [N, C, D1, ...] was expected")
     return (x.shape[0], x.shape[1]), x.shape[2:]
+
+
+def vector(n: Lowering, index: int, count: int) -> tuple[Expr, ...]:
+    """The `count` elements of an integer vector input, also where the length of that input is only declared by what it is used for."""
+    t = n.input(index)
+    if t.rank == 1 and not t.shape[0].is_const and n.known(index) is None:
+        return tuple(ex.cast(t[ex.const(k)], dt.int64) for k in range(count))
+    return n.ints(index)
