@@ -1,8 +1,8 @@
 """Number conversions as branch-free code: narrow floats to and from their bits, floats to integers, with ONNX Cast's rounding and saturation.
 
 `pack_*` gives the bits of a narrow float from a float32, `unpack_*` the float32 from the bits. Rounding is to nearest even. Values beyond the largest
-finite one become infinity, NaN where the format has no infinity, or with `saturate` the largest finite value. Formats without NaN give the
-largest finite value for it.
+finite one become infinity, NaN where the format has no infinity, or with `saturate` (and where it has neither) the largest finite value. float4e2m1 has no
+NaN and gives zero for it. float8e8m0 holds powers of two: halves round up; zero and negative values give NaN, with `saturate` their magnitude's nearest.
 """
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def pack(code: Code, x: Value, dtype: DType, saturate: bool = False) -> Value:
     """Bits of `x: f32` in `dtype`, as an i16 or i8."""
     if dtype is dt.float16 and code.has_half and not saturate:
         return x.cast("fptrunc", ir.HalfType()).cast("bitcast", I16)
+    if dtype is dt.float8e8m0:
+        return _pack_scale(code, x, saturate)
     n = NARROW[dtype]
     word = x.word()
     magnitude = word & 0x7FFFFFFF
@@ -68,10 +70,11 @@ def pack(code: Code, x: Value, dtype: DType, saturate: bool = False) -> Value:
     sign = word.shift_right_logical(31) << n.magnitude_bits
     if n.unsigned_zero:
         sign = code.select(out.equals(0), 0, sign)
-    if n.nan is not None:
-        out = code.select(x.is_nan(), n.nan, out)
-    else:
-        out = code.select(x.is_nan(), n.largest, out)
+    if n.nan is None:
+        # ml_dtypes turns the sign around.
+        out = code.select(x.is_nan(), 1 << n.magnitude_bits, out)
+        return (out ^ sign).cast("trunc", ir.IntType(8))
+    out = code.select(x.is_nan(), n.nan, out)
     return (out | sign).cast("trunc", I16 if dtype.bits == 16 else ir.IntType(8))
 
 
@@ -88,6 +91,24 @@ def _round_magnitude(code: Code, magnitude: Value, n: Narrow) -> Value:
     return code.select(magnitude < _bits(2.0 ** (1 - n.bias)), denormal, normal)
 
 
+def _pack_scale(code: Code, x: Value, saturate: bool) -> Value:
+    """Bits of the power of two nearest to |x| in float8e8m0."""
+    magnitude = x.word() & 0x7FFFFFFF
+    normal = code.select(magnitude < 0x800000, 0x3FFFFF, magnitude.same(0x400000))
+    out = (magnitude + normal) >> F32.fraction
+    if saturate:
+        out = out.apply("llvm.smin", 254)
+        out = code.select(x.is_nan(), 255, out)
+    else:
+        out = code.select(x > 0, out, 255)
+    return out.cast("trunc", ir.IntType(8))
+
+
+def _unpack_scale(code: Code, word: Value) -> Value:
+    x = code.select(word.equals(0), 1 << (F32.fraction - 1), word << F32.fraction).real()
+    return code.select(word.equals(255), math.nan, x)
+
+
 def _bits(value: float) -> int:
     import struct
 
@@ -99,6 +120,8 @@ def unpack(code: Code, bits: Value, dtype: DType) -> Value:
     if dtype is dt.float16 and code.has_half:
         return bits.cast("bitcast", ir.HalfType()).cast("fpext", F32.real)
     word = bits.cast("zext", I32)
+    if dtype is dt.float8e8m0:
+        return _unpack_scale(code, word)
     if dtype is dt.bfloat16:
         return (word << 16).real()
     n = NARROW[dtype]
@@ -126,7 +149,7 @@ def to_float32(code: Code, x: Value) -> Value:
 
 def is_narrow(dtype: DType) -> bool:
     """Whether a type has `pack` and `unpack`."""
-    return dtype in NARROW
+    return dtype in NARROW or dtype is dt.float8e8m0
 
 
 def register_type(dtype: DType) -> DType:
@@ -154,6 +177,22 @@ def llvm_type(dtype: DType) -> ir.Type:
 def memory_type(dtype: DType) -> ir.Type:
     """LLVM's type of an element in memory."""
     return llvm_type(stored_type(dtype))
+
+
+def from_memory(code: Code, x: Value, dtype: DType) -> Value:
+    """An element as it stands in memory (`memory_type`), in the form of variables. Of sub-byte integers only the low bits count."""
+    if is_narrow(dtype):
+        return unpack(code, x, dtype)
+    return x.differs(0) if dtype.kind == "bool" else wrap(code, x, dtype)
+
+
+def to_memory(code: Code, x: Value, dtype: DType, saturate: bool = False) -> Value:
+    """A value in the form of variables as it stands in memory; the high bits of sub-byte integers are zero, as in ml_dtypes."""
+    if is_narrow(dtype):
+        return pack(code, x, dtype, saturate)
+    if dtype.kind == "bool":
+        return x.cast("zext", ir.IntType(8))
+    return x & ((1 << dtype.bits) - 1) if dtype.is_integer and dtype.bits < 8 else x
 
 
 def wrap(code: Code, x: Value, dtype: DType) -> Value:

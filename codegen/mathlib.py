@@ -13,7 +13,7 @@ Names (T, A, B are the short names of element types: f32, bf16, i64, b1, f8e4m3f
 
 The compute form of a type is what stands in a variable: float32 for narrower floats (so f32_to_f16 gives a float32 that float16 can hold), an
 8-bit integer for sub-byte integers (kept within their range), itself for everything else. In memory narrow floats are unsigned integers, bool is a
-byte, sub-byte integers are a byte each.
+byte, sub-byte integers are the low bits of a byte each.
 """
 from __future__ import annotations
 
@@ -65,6 +65,15 @@ def is_name(name: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def signature(name: str) -> "Entry":
+    """What a name stands for, with the types of its arguments and result.
+
+    Raises:
+        KeyError: the name says nothing.
+    """
+    return _entry(name)
 
 
 def emit(name: str, llvm_builder: ir.IRBuilder, arguments: Sequence[ir.Value], target: Target) -> ir.Value:
@@ -183,6 +192,11 @@ def _wrapped(value: np.ndarray, dtype: DType) -> object:
 def _packed_meaning(x: object, dtype: DType, saturate: bool) -> np.ndarray:
     """Bits of a float in a narrow type."""
     x = np.asarray(x)
+    if dtype is dt.float8e8m0:
+        with np.errstate(all="ignore"):
+            scale = np.abs(x) if saturate else x
+            out = scale.astype(dtype.numpy).view(np.uint8)
+        return np.where(scale == 0, 0, np.where((out == 255) & ~np.isnan(x), 254, out)).astype(np.uint8) if saturate else out
     if saturate:
         largest = float(np.array(conversions.NARROW[dtype].largest, stored_type(dtype).numpy).view(dtype.numpy))
         x = np.clip(x, -largest, largest)
@@ -236,28 +250,21 @@ def _reinterpretation(source: DType, to: DType) -> Entry | None:
 
 
 def _load(dtype: DType) -> Entry:
-    def code(c: Code, x: Value) -> Value:
-        if conversions.is_narrow(dtype):
-            return conversions.unpack(c, x, dtype)
-        return x.differs(0) if dtype.kind == "bool" else x
-
     def meaning(p: np.ndarray, i: int) -> object:
         element = np.asarray(p[i])
         if dtype.kind == "bool":
             return np.bool_(element != 0)
-        return element.view(dtype.numpy).astype(_numpy(dtype))[()] if conversions.is_narrow(dtype) else element[()]
-    return Entry((), register_type(dtype), code, meaning, buffer=dtype)
+        return element.view(dtype.numpy).astype(_numpy(dtype))[()] if conversions.is_narrow(dtype) else _wrapped(element, dtype)
+    return Entry((), register_type(dtype), lambda c, x: conversions.from_memory(c, x, dtype), meaning, buffer=dtype)
 
 
 def _store(dtype: DType, saturate: bool) -> Entry:
-    def code(c: Code, x: Value) -> Value:
-        if conversions.is_narrow(dtype):
-            return conversions.pack(c, x, dtype, saturate)
-        return x.cast("zext", ir.IntType(8)) if dtype.kind == "bool" else conversions.wrap(c, x, dtype)
-
     def meaning(p: np.ndarray, i: int, v: object) -> None:
-        p[i] = _packed_meaning(np.float32(v), dtype, saturate) if conversions.is_narrow(dtype) else _wrapped(np.asarray(v), dtype)
-    return Entry((register_type(dtype),), None, code, meaning, buffer=dtype)
+        if conversions.is_narrow(dtype):
+            p[i] = _packed_meaning(np.float32(v), dtype, saturate)
+        else:
+            p[i] = np.asarray(v).astype(_numpy(dtype)) & ((1 << dtype.bits) - 1) if dtype.is_integer and dtype.bits < 8 else v
+    return Entry((register_type(dtype),), None, lambda c, x: conversions.to_memory(c, x, dtype, saturate), meaning, buffer=dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------- Numba intrinsics
