@@ -87,9 +87,9 @@ def to_sections(model: CompiledModel) -> tuple[dict[str, Any], dict[str, bytes |
     sections: dict[str, bytes | memoryview] = {}
     table = []
     blob = bytearray()
-    for symbol in model.plan.kernels:
-        table.append([symbol, len(blob), len(model.objects[symbol])])
-        blob += model.objects[symbol]
+    for symbol, code in model.objects.items():
+        table.append([symbol, len(blob), len(code)])
+        blob += code
     sections["objects"] = bytes(blob)
     for k, a in enumerate(model.constants):
         sections[f"c{k}"] = memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)) if a.size else b""
@@ -171,7 +171,7 @@ def _exporting(path: str, observe: Callable[[str, object], None] | None) -> Call
     def watch(stage: str, subject: object) -> None:
         if observe is not None:
             observe(stage, subject)
-        if stage == "recognise" or stage == "simplify" and not Path(path).exists():
+        if stage == "recognise" or (stage == "simplify" and not Path(path).exists()):
             from ..compiler.exporter import export_model
             Path(path).write_bytes(export_model(subject).SerializeToString())
     return watch
@@ -268,6 +268,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     """Compile from scratch (kernels found in the cache excepted); returns the model and its external data files."""
     import time
 
+    from ..codegen.driver import driver_kernel
     from ..compiler.importer import import_model
     from .build import build_graph
     from .progress import compile_progress
@@ -283,7 +284,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         overridable = _overridable(graph)
         built = build_graph(graph, target, options.level, observe, options.disabled)
         lowered = time.perf_counter()
-        objects = compile_kernels(built.sources, target, cache, progress.kernels)
+        objects = compile_kernels([*built.sources, driver_kernel()], target, cache, progress.kernels)
     report = {
         "decisions": [[list(a), list(b), why] for a, b, why in built.decisions],
         "kernels": {s.symbol: s.text for s in built.sources},
