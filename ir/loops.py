@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from . import expr as ex
 from .dtypes import DType
 from .expr import Expr, Tensor
@@ -106,6 +108,16 @@ class Routine:
     name: str
     function: Callable[..., None]
     helpers: tuple[Callable, ...] = ()
+
+
+def load(buffer: np.ndarray, index: int) -> np.generic:
+    """The element of a routine's buffer; compiled, float16 and bfloat16 elements come as float32."""
+    return buffer[index]
+
+
+def store(buffer: np.ndarray, index: int, value: object) -> None:
+    """Write an element of a routine's buffer, rounded or wrapped to its type."""
+    buffer[index] = value
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,8 @@ def strings_from(a: np.ndarray) -> np.ndarray:
             return "NaN"
         if np.isinf(number):
             return "INF" if number > 0 else "-INF"
-        return np.format_float_positional(v if isinstance(v, np.floating) else np.float32(number), trim="0" if False else "-") if _plain(number) else repr(number)
+        exact = v if isinstance(v, np.floating) else np.float32(number)
+        return np.format_float_positional(exact, trim="-") if _plain(number) else repr(number)
     flat = np.asarray(a).reshape(-1)
     out = np.empty(flat.size, object)
     out[:] = [spell(v) for v in flat]
@@ -97,7 +98,7 @@ def numbers_from(a: np.ndarray, to: DType) -> np.ndarray:
             except ValueError:
                 return int(float(text))
         if to is dt.boolean:
-            return text.strip().lower() in ("true", "1") or text.strip().lower() not in ("false", "0", "") and bool(float(text))
+            return text.strip().lower() in ("true", "1") or (text.strip().lower() not in ("false", "0", "") and bool(float(text)))
         return float(text)
     flat = np.asarray(a, object).reshape(-1)
     values = [parse(s) for s in flat]

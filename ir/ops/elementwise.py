@@ -46,7 +46,7 @@ def sum_to(b: Builder, gradient: Value, target: Value) -> Value:
     """A gradient summed over the dimensions along which `target` was broadcast."""
     have, want = b.type(gradient).shape, b.type(target).shape
     lead = len(have) - len(want)
-    axes = [k for k in range(len(have)) if k < lead or want[k - lead] is not have[k] and want[k - lead].is_const and want[k - lead].value == 1]
+    axes = [k for k in range(len(have)) if k < lead or (want[k - lead] is not have[k] and want[k - lead].is_const and want[k - lead].value == 1)]
     if not axes:
         return gradient
     summed = b.add("ReduceSum", gradient, axes, keepdims=1)
@@ -458,7 +458,8 @@ class Where(Op):
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
         zero = b.add("CastLike", b.constant(0.0), upstream[0])
-        return [None, sum_to(b, b.add("Where", b.input(0), upstream[0], zero), b.input(1)), sum_to(b, b.add("Where", b.input(0), zero, upstream[0]), b.input(2))]
+        to_a, to_b = b.add("Where", b.input(0), upstream[0], zero), b.add("Where", b.input(0), zero, upstream[0])
+        return [None, sum_to(b, to_a, b.input(1)), sum_to(b, to_b, b.input(2))]
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((np.array([[True], [False]]), real_sample((2, 3)), real_sample((3,))))

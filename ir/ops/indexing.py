@@ -1,7 +1,7 @@
 """Operators that read or write at computed positions. Indices out of range are clamped when reading and ignored when writing."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..expr import Expr, Tensor
 from ..graph import Value
-from ..loops import Ref, Routine
-from .base import Builder, Lowering, Op, Sample, register
+from ..loops import Ref, Routine, load, store
+from .base import Builder, Lowering, Sample, register
 from .elementwise import real_sample
 from .views import View, from_end, guarded, within
 
@@ -144,7 +144,7 @@ def tuple_length(n: Lowering, at: Tensor) -> int:
 REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "max": 3, "min": 4}
 
 
-def scatter(x, rows, updates, y, count, size, mode, lo, hi):  # noqa: ANN001, ANN201
+def scatter(x, rows, updates, y, count, size, mode, lo, hi):
     """y = x, then the updates in their order: update u changes the `size` elements of row rows[u] (negative: none). One unit is one row of y."""
     for i in range(lo * size, hi * size):
         store(y, i, load(x, i))
@@ -168,7 +168,7 @@ def scatter(x, rows, updates, y, count, size, mode, lo, hi):  # noqa: ANN001, AN
                     store(y, at, new)
 
 
-def move_rows(x, rows, updates, y, count, size, lo, hi):  # noqa: ANN001, ANN201
+def move_rows(x, rows, updates, y, count, size, lo, hi):
     """`scatter` without arithmetic, for elements of any type."""
     for i in range(lo * size, hi * size):
         store(y, i, load(x, i))
@@ -213,7 +213,7 @@ class ScatterElements(View):
 
         def row(*i: Expr) -> Expr:
             target = from_end(ex.cast(at[i], dt.int64), x.shape[axis])
-            inside = ex.logical_and(0 <= target, target < x.shape[axis])
+            inside = ex.logical_and(target >= 0, target < x.shape[axis])
             return ex.where(inside, ex.linear_index((*i[:axis], target, *i[axis + 1:]), x.shape), -1)
         rows = n.map(at.shape, row, stem="rows")
         return scattered(n, x, rows, updates, ex.const(1))
@@ -262,7 +262,7 @@ class ScatterND(View):
             index = [from_end(ex.cast(at[(*i, ex.const(k))], dt.int64), d) for k, d in enumerate(outer)]
             inside = ex.const(True, dt.boolean)
             for k, d in zip(index, outer):
-                inside = ex.logical_and(inside, ex.logical_and(0 <= k, k < d))
+                inside = ex.logical_and(inside, ex.logical_and(k >= 0, k < d))
             return ex.where(inside, ex.linear_index(index, outer), -1)
         rows = n.map(at.shape[:-1], row, stem="rows")
         return scattered(n, x, rows, updates, ex.product(x.shape[depth:]))
@@ -300,7 +300,7 @@ class TensorScatter(View):
             step = i[axis] if start is None else i[axis] - ex.cast(start[i[0]], dt.int64)
             if n.attr("mode") == "circular":
                 step = step % past.shape[axis]
-            written = ex.logical_and(0 <= step, step < update.shape[axis])
+            written = ex.logical_and(step >= 0, step < update.shape[axis])
             return ex.where(written, guarded(update, (*i[:axis], step, *i[axis + 1:])), past[i])
         return n.map(past.shape, body)
 

@@ -176,7 +176,10 @@ def inverse_deviation(variance: Expr, epsilon: float) -> Expr:
 
 @register
 class LayerNormalization(Op):
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the dimensions from `axis` on; also mean and 1 / deviation. Source: ONNX LayerNormalization-17."""
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the dimensions from `axis` on; also mean and 1 / deviation.
+
+    Source: ONNX LayerNormalization-17.
+    """
 
     name, versions = "LayerNormalization", (17,)
     attributes = {"axis": -1, "epsilon": 1e-5, "stash_type": 1}
@@ -313,7 +316,9 @@ class BatchNormalization(Op):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias by channel; while training, by the batch's own moments.
 
     Inference computes one factor and one offset a channel first, so that only a product and a sum are left for every element. Before version 14 the
-    number of outputs tells training; `spatial=0` (up to version 8) keeps statistics for every position instead of every channel. Source: ONNX BatchNormalization-15.
+    number of outputs tells training; `spatial=0` (up to version 8) keeps statistics for every position instead of every channel.
+
+    Source: ONNX BatchNormalization-15.
     """
 
     name, versions = "BatchNormalization", (1, 6, 7, 9, 14, 15)

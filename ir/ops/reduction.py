@@ -4,8 +4,7 @@ Sums of narrow floats are accumulated in float32 and rounded once. A reduction o
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,10 +12,10 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..expr import Expr, Tensor
 from ..graph import Value
-from ..loops import Ref, Routine
-from .base import REQUIRED, Builder, Lowering, Op, Sample, register
+from ..loops import Ref, Routine, load, store
+from .base import Builder, Lowering, Op, Sample, register
 from .elementwise import real, real_sample, wide
-from .views import axis_flags, axis_list, by_axis, drop_dims, holds, is_axis, reshaped
+from .views import axis_flags, axis_list, drop_dims, holds, is_axis, reshaped
 
 Fold = Callable[[str, Callable[[Expr], Expr]], Expr]
 
@@ -46,7 +45,7 @@ class Reduction(Op):
                     at = list(outer)
                     for k, position in zip(inner, r):
                         at[k] = position if holds(flags[k]) else outer[k] + position
-                    return f(wide(x[at if isinstance(at, tuple) else tuple(at)]))
+                    return f(wide(x[tuple(at)]))
                 return n.reduce(kind, [reduced[k] for k in inner], term)
             return self.value(n, fold, count)
 
@@ -280,7 +279,7 @@ class ArgMin(ArgExtreme):
 
 
 # ------------------------------------------------------------------------------------------------------------ running folds
-def running_sum(x, y, size, inner, exclusive, reverse, lo, hi):  # noqa: ANN001, ANN201
+def running_sum(x, y, size, inner, exclusive, reverse, lo, hi):
     """y = sums of x up to each position along an axis of `size` elements, `inner` apart. One unit is one lane."""
     for lane in range(lo, hi):
         base = (lane // inner) * size * inner + lane % inner
@@ -288,22 +287,25 @@ def running_sum(x, y, size, inner, exclusive, reverse, lo, hi):  # noqa: ANN001,
         at = base + (size - 1) * inner if reverse else base
         if size > 0:
             if exclusive:
-                total = load(x, at) - load(x, at)
-                store(y, at, total)
-                for k in range(1, size):
-                    total = total + load(x, at)
+                store(y, at, 0)
+                if size > 1:
+                    total = load(x, at)
                     at += step
                     store(y, at, total)
+                    for _ in range(2, size):
+                        total = total + load(x, at)
+                        at += step
+                        store(y, at, total)
             else:
                 total = load(x, at)
                 store(y, at, total)
-                for k in range(1, size):
+                for _ in range(1, size):
                     at += step
                     total = total + load(x, at)
                     store(y, at, total)
 
 
-def running_product(x, y, size, inner, exclusive, reverse, lo, hi):  # noqa: ANN001, ANN201
+def running_product(x, y, size, inner, exclusive, reverse, lo, hi):
     """y = products of x up to each position along an axis of `size` elements, `inner` apart. One unit is one lane."""
     for lane in range(lo, hi):
         base = (lane // inner) * size * inner + lane % inner
@@ -316,14 +318,14 @@ def running_product(x, y, size, inner, exclusive, reverse, lo, hi):  # noqa: ANN
                     total = load(x, at)
                     at += step
                     store(y, at, total)
-                    for k in range(2, size):
+                    for _ in range(2, size):
                         total = total * load(x, at)
                         at += step
                         store(y, at, total)
             else:
                 total = load(x, at)
                 store(y, at, total)
-                for k in range(1, size):
+                for _ in range(1, size):
                     at += step
                     total = total * load(x, at)
                     store(y, at, total)

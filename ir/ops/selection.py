@@ -13,14 +13,14 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..expr import Expr, Tensor
 from ..graph import Value
-from ..loops import HostNest, Ref, Routine
+from ..loops import HostNest, Ref, Routine, load, store
 from .base import Builder, Lowering, Op, Sample, register
 from .elementwise import real_sample
 from .views import View, select
 
 
 # ---------------------------------------------------------------------------------------------------------------- positions
-def positions(mask, count, found, size, lo, hi):  # noqa: ANN001, ANN201
+def positions(mask, count, found, size, lo, hi):
     """found[:count[0]] = the positions of the true elements of a mask, ascending."""
     number = 0
     for i in range(size):
@@ -86,14 +86,14 @@ class Compress(View):
 
 
 # --------------------------------------------------------------------------------------------------------------------- topk
-def comes_after(a, i, b, j, largest):  # noqa: ANN001, ANN201
+def comes_after(a, i, b, j, largest):
     """Whether element a at position i ranks below element b at position j; of equal ones the later ranks below."""
     if a == b:
         return i > j
     return a < b if largest else a > b
 
 
-def sift_down(values, places, base, inner, at, size, largest):  # noqa: ANN001, ANN201
+def sift_down(values, places, base, inner, at, size, largest):
     """Restore the heap of which the element at `at` is out of place; its root is the lowest-ranked element."""
     value, place = load(values, base + at * inner), load(places, base + at * inner)
     child = 2 * at + 1
@@ -112,7 +112,7 @@ def sift_down(values, places, base, inner, at, size, largest):  # noqa: ANN001, 
     store(places, base + at * inner, place)
 
 
-def topk(x, values, places, size, k, inner, largest, lo, hi):  # noqa: ANN001, ANN201
+def topk(x, values, places, size, k, inner, largest, lo, hi):
     """The k first-ranked of every lane of `size` elements, `inner` apart, best first: a heap of k, then taken apart. One unit is one lane."""
     for lane in range(lo, hi):
         source = (lane // inner) * size * inner + lane % inner
@@ -175,7 +175,7 @@ class TopK(Op):
 
 
 # ------------------------------------------------------------------------------------------------------------------- unique
-def slice_order(x, a, b, size, outer, inner):  # noqa: ANN001, ANN201
+def slice_order(x, a, b, size, outer, inner):
     """-1, 0 or 1 as slice a comes before, equals or comes after slice b, element by element; NaN comes last and equals NaN."""
     for o in range(outer):
         for k in range(inner):
@@ -187,7 +187,7 @@ def slice_order(x, a, b, size, outer, inner):  # noqa: ANN001, ANN201
     return 0
 
 
-def unique(x, count, first, inverse, counts, order, spare, size, outer, inner, ascending, lo, hi):  # noqa: ANN001, ANN201
+def unique(x, count, first, inverse, counts, order, spare, size, outer, inner, ascending, lo, hi):
     """Groups of equal slices: their number, first members, the group of every slice and group sizes. A stable merge sort orders the slices."""
     for i in range(size):
         store(order, i, i)

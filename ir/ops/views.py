@@ -175,17 +175,17 @@ def _backward(start: Expr, end: Expr, step: Expr, size: Expr) -> tuple[Expr, Exp
 class View(Op):
     """An operator whose every output element is an element of an input: strings move as positions, which the host then looks up."""
 
-    def view(self, n: Lowering) -> "Ref | Sequence[Ref | None]":
+    def view(self, n: Lowering) -> Ref | Sequence[Ref | None]:
         """The nests; works on elements of any type."""
         raise NotImplementedError
 
-    def lower(self, n: Lowering) -> "Ref | Sequence[Ref | None]":
+    def lower(self, n: Lowering) -> Ref | Sequence[Ref | None]:
         if any(isinstance(t, Tensor) and t.dtype is dt.string for t in n.inputs):
             return _string_view(self, n)
         return self.view(n)
 
 
-def _string_view(op: View, n: Lowering) -> "Ref | list[Ref | None]":
+def _string_view(op: View, n: Lowering) -> Ref | list[Ref | None]:
     originals = list(n.inputs)
     strings: list[Tensor] = []
     offset: Expr = ex.const(0)
@@ -201,7 +201,7 @@ def _string_view(op: View, n: Lowering) -> "Ref | list[Ref | None]":
     single = isinstance(results, Tensor)
     out: list[Ref | None] = []
     for r in ([results] if single else list(results)):
-        if not isinstance(r, Tensor) or r.dtype is not dt.int64 or id(r) in moved and id(r) not in stands:
+        if not isinstance(r, Tensor) or r.dtype is not dt.int64 or (id(r) in moved and id(r) not in stands):
             out.append(r)
             continue
         t = n.tensor(r.shape, dt.string, "strings")
