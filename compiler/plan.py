@@ -259,7 +259,7 @@ class PlanBuilder:
             for t in [*self._tensors_of(item), *([item.target, item.source] if isinstance(item, Alias) else [])]:
                 r = self.resolve(t)
                 if r not in self.position:
-                    self.add_buffer(r, "host" if r in host else "arena", 0)
+                    self.add_buffer(r, "host" if r in host else "arena", len(self.buffers) if r in host else 0)
                 if t not in self.position:
                     same = self.buffers[self.position[r]]
                     self.add_buffer(t, same.storage, same.index)

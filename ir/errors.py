@@ -23,6 +23,10 @@ class TargetError(SardonyxError):
     """A target is unknown, or what was compiled does not fit the machine."""
 
 
+class InputError(SardonyxError, ValueError):
+    """What was given to a run does not fit the model: count, type, rank or size of an input, or a buffer given for an output."""
+
+
 class CompileError(SardonyxError):
     """A kernel could not be turned into object code: a fault of this package or of a custom operator's source."""
 

@@ -37,7 +37,7 @@ class BufferSpec:
         shape: positions of the sizes in the numbers.
         order: dimensions from outermost to innermost in memory.
         storage: `input`, `output`, `constant`, `arena` or `host` (owned by the host between segments).
-        index: position among inputs, outputs, constants; for `arena` the segment.
+        index: position among inputs, outputs, constants; for `arena` the segment; for `host` the buffer that a host step fills (aliases name it too).
         offset: position of the number that holds the byte offset in its segment's arena (arena only).
         bytes: position of the number that holds its size.
     """

@@ -1,0 +1,73 @@
+"""Host memory: where NumPy keeps an array's facts, aligned allocation, views of raw memory."""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+ALIGNMENT = 64
+ALIGN_FROM_BYTES = 4096  # below, alignment costs more than it gains
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+
+
+@lru_cache(maxsize=1)
+def data_offset() -> int:
+    """Bytes from the start of an array object to its data pointer, behind which rank, dimensions, dtype and flags stand in NumPy's C ABI order.
+
+    Raises:
+        RuntimeError: this NumPy keeps its arrays otherwise.
+    """
+    first, second = np.zeros((3, 5), np.float32), np.zeros((4, 7, 2), np.float64, order="F")
+    for offset in range(_WORD, 10 * _WORD, _WORD):
+        if all(_matches(a, offset) for a in (first, second)):
+            return offset
+    raise RuntimeError(f"NumPy {np.__version__} does not lay out array objects as its C interface says; use a released CPython build of NumPy 2")
+
+
+def _matches(array: np.ndarray, offset: int) -> bool:
+    words = (ctypes.c_ssize_t * 7).from_address(id(array) + offset)
+    if ctypes.c_size_t(words[0]).value != array.ctypes.data:
+        return False
+    if words[1] & 0xFFFFFFFF != array.ndim or words[5] != id(array.dtype):
+        return False
+    dims = (ctypes.c_ssize_t * array.ndim).from_address(words[2])
+    return tuple(dims) == array.shape and bool(words[6] & 1) == array.flags.c_contiguous and bool(words[6] & 0x100)
+
+
+def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Uninitialised row-major array whose data starts at a multiple of 64 bytes."""
+    count = dtype.itemsize
+    for d in shape:
+        count *= d
+    raw = np.empty(count + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start:start + count].view(dtype).reshape(shape)
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Uninitialised row-major array; large ones are aligned."""
+    count = dtype.itemsize
+    for d in shape:
+        count *= d
+    return np.empty(shape, dtype) if count < ALIGN_FROM_BYTES else aligned_empty(shape, dtype)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array itself if it is row-major and starts at a multiple of 64 bytes, else a copy that is."""
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    out = aligned_empty(array.shape, array.dtype)
+    out[...] = array
+    return out
+
+
+def copy_from(address: int, shape: Sequence[int], order: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Row-major copy of a tensor in memory whose dimensions lie in `order`, outermost first."""
+    out = np.empty(tuple(shape), dtype)
+    if out.size:
+        memory = np.ctypeslib.as_array((ctypes.c_uint8 * out.nbytes).from_address(address))
+        stored = memory.view(dtype).reshape([shape[d] for d in order])
+        out[...] = stored.transpose(np.argsort(np.asarray(order, np.int64)) if order else ())
+    return out

@@ -1,0 +1,299 @@
+"""Runs plans: one native call for a run whose shapes are known, the rest prepared once and kept."""
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..codegen import driver as dv
+from ..ir.errors import InputError
+from ..ir.plan import HostStep, KernelStep, Plan, SegmentStep
+from .arrays import aligned, copy_from, empty
+from .frames import Arena, Frame, Tables, address, find_driver, new_results, numpy_type
+from .objects import LoadedObjects
+from .threads import default_threads, find_openmp
+
+DRIVER_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+KEPT_FRAMES = 16  # input shapes that stay bound
+HostFunction = Callable[..., Sequence[object]]
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """When a step ran, by the monotonic clock."""
+
+    step: int
+    start_ns: int
+    end_ns: int
+
+
+class Executor:
+    """A compiled model, ready to run; may be used by several Python threads at once.
+
+    Args:
+        plan: what to do.
+        objects: object file of each of the plan's kernels and of the driver, by symbol.
+        constants: arrays of the plan's constants; kept, copied only if not aligned.
+        threads: native threads of a run; None for as many as this process has cores. Without OpenMP it is 1.
+        host_functions: callbacks of the plan's host steps; by default the payloads of `plan.host_functions`.
+
+    Raises:
+        TargetError: the objects are not for this machine or incomplete.
+    """
+
+    def __init__(self, plan: Plan, objects: Mapping[str, bytes], constants: Sequence[np.ndarray], threads: int | None = None,
+                 host_functions: Sequence[HostFunction] | None = None) -> None:
+        driver = find_driver(objects)
+        wanted = [*dict.fromkeys(plan.kernels), driver]
+        code = LoadedObjects([objects[s] for s in wanted], wanted)
+        threads = default_threads() if threads is None else max(1, threads)
+        openmp = find_openmp() if threads > 1 else None
+        self.plan = plan
+        self.threads = threads if openmp is not None else 1
+        self.host_functions = list(host_functions) if host_functions is not None else [f for _, f in plan.host_functions]
+        self.tables = Tables(plan, [aligned(c) for c in constants], code, driver, self.threads, openmp)
+        self._call = DRIVER_PROTOTYPE(self.tables.driver)
+        self._steps = len(plan.steps)
+        self._input_count = len(plan.inputs)
+        self._tensor_inputs = len(self.tables.inputs)
+        # Every input and output is an array that the driver enters itself: nothing is left to Python but to allocate.
+        self._direct = self._tensor_inputs == len(plan.inputs) and len(self.tables.outputs) == len(plan.outputs)
+        self._idle: list[Frame] = []  # most recently used last
+        self._arenas: list[Arena] = []
+        self._lock = threading.Lock()
+
+    # ---- running
+    def run(self, inputs: Sequence[object], outputs: Sequence[np.ndarray | None] | None = None) -> list[object]:
+        """Run the model once.
+
+        Args:
+            inputs: one value for each model input: arrays of the inputs' types, or host values (lists, strings as object arrays, None).
+            outputs: arrays to write results into (row-major, of the result's type and shape), None where one is to be made.
+
+        Returns:
+            One value for each model output; given arrays are returned as they came.
+
+        Raises:
+            InputError: an input's rank, size or type, or a given output, does not fit.
+        """
+        if outputs is None and self._direct and len(inputs) == self._input_count:
+            try:
+                frame = self._idle.pop()
+            except IndexError:
+                return self._run_prepared(inputs, None)
+            try:
+                arena = self._arenas.pop()
+            except IndexError:
+                arena = Arena()
+            if frame.place != arena.place:
+                frame.attach(arena)
+            objects = frame.objects
+            k = 0
+            for x in inputs:
+                objects[k] = id(x)
+                k += 1
+            results: list[object] = []
+            for shape, dtype in frame.results:
+                y = empty(shape, dtype)
+                objects[k] = id(y)
+                k += 1
+                results.append(y)
+            self._call(frame.record)
+            stopped = frame.state[0]
+            if stopped == self._steps:
+                self._arenas.append(arena)
+                self._idle.append(frame)
+                return results
+            if stopped < 0:
+                self._arenas.append(arena)
+                self._idle.append(frame)
+                return self._run_prepared(inputs, None)
+            try:
+                self._continue(frame, arena, stopped, [])
+            finally:
+                self._release(frame, arena)
+            return results
+        return self._run_prepared(inputs, outputs)
+
+    def profile(self, inputs: Sequence[object]) -> tuple[list[object], list[StepTime]]:
+        """Run once with a clock at every step.
+
+        Returns:
+            The outputs, and the times of kernel and host steps in order.
+        """
+        times: list[StepTime] = []
+        return self._run_prepared(inputs, None, times), sorted(times, key=lambda s: s.step)
+
+    def release_memory(self) -> None:
+        """Give back arenas and forget input shapes that no run is using."""
+        with self._lock:
+            self._idle.clear()
+            self._arenas.clear()
+
+    def arena_bytes(self, shapes: Sequence[Sequence[int]]) -> int:
+        """Bytes of intermediates and scratch that a run with these shapes of tensor inputs needs before any size that depends on data."""
+        frame = Frame(self.tables)
+        frame.bind(tuple(tuple(s) for s in shapes), self._call)
+        return frame.arena_bytes
+
+    # ---- the long way: first runs, other shapes, given outputs, host values
+    def _run_prepared(self, inputs: Sequence[object], outputs: Sequence[np.ndarray | None] | None, times: list[StepTime] | None = None) -> list[object]:
+        if len(inputs) != self._input_count:
+            raise InputError(f"the model takes {self._input_count} inputs, {len(inputs)} were given")
+        arrays = [_prepared(inputs[b.port], b.name, b.dtype) for b in self.tables.inputs]
+        frame = self._frame_for(tuple(a.shape for a in arrays))
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = Arena()
+        try:
+            if frame.place != arena.place:
+                frame.attach(arena)
+            given = outputs if outputs is not None else [None] * len(self.plan.outputs)
+            if len(given) != len(self.plan.outputs):
+                raise InputError(f"the model has {len(self.plan.outputs)} outputs, buffers for {len(given)} were given")
+            results = [r if given[b.port] is None else given[b.port] for b, r in zip(self.tables.outputs, self._fresh(frame, given), strict=True)]
+            for k, a in enumerate([*arrays, *results]):
+                frame.objects[k] = id(a)
+            values: list[object] = [None] * self.plan.host_values
+            for port, value in zip(self.plan.inputs, inputs, strict=True):
+                if port.buffer < 0:
+                    values[port.value] = value
+            if times is not None:
+                frame.set_clock(ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0)
+            self._start(frame, arena, values, times)
+            return self._collect(frame, results, values, given)
+        finally:
+            self._release(frame, arena)
+
+    def _fresh(self, frame: Frame, given: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+        if all(g is None for g in given):
+            return list(new_results(frame))
+        return [empty(s, d) if given[b.port] is None else None for b, (s, d) in zip(self.tables.outputs, frame.results, strict=True)]
+
+    def _frame_for(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
+        """An idle frame bound to these shapes; else a new one, or the one that waited longest, bound anew."""
+        with self._lock:
+            frame = None
+            for k in range(len(self._idle) - 1, -1, -1):
+                try:
+                    if self._idle[k].shapes == shapes:
+                        frame = self._idle.pop(k)
+                        break
+                except IndexError:  # another thread's run took a frame meanwhile
+                    continue
+            if frame is None and len(self._idle) >= KEPT_FRAMES:
+                try:
+                    frame = self._idle.pop(0)
+                except IndexError:
+                    frame = None
+        frame = frame or Frame(self.tables)
+        if frame.shapes != shapes:
+            frame.bind(shapes, self._call)
+        return frame
+
+    def _start(self, frame: Frame, arena: Arena, values: list[object], times: list[StepTime] | None) -> None:
+        self._call(frame.record)
+        stopped = frame.state[dv.STOPPED]
+        if stopped < 0:
+            b = self.tables.bindings[-1 - stopped]
+            at = -1 - stopped - self._tensor_inputs
+            shape = frame.results[at][0] if at >= 0 else ()
+            raise InputError(f"the buffer given for output '{b.name}' must be a row-major, aligned {b.dtype} array of shape {list(shape)}")
+        self._continue(frame, arena, stopped, values, times)
+
+    def _continue(self, frame: Frame, arena: Arena, stopped: int, values: list[object], times: list[StepTime] | None = None) -> None:
+        """Do what the driver stopped for, and let it go on, until the plan's end."""
+        begun = 0
+        while True:
+            if times is not None and frame.times is not None:
+                times += [StepTime(k, int(frame.times[2 * k]), int(frame.times[2 * k + 1])) for k in range(begun, stopped)
+                          if isinstance(self.plan.steps[k], KernelStep)]
+            if stopped >= self._steps:
+                return
+            step = self.plan.steps[stopped]
+            start_ns = time.monotonic_ns()
+            if isinstance(step, SegmentStep):
+                frame.attach_segment(arena, step.segment)
+            else:
+                assert isinstance(step, HostStep)
+                self._host(frame, step, values)
+                if times is not None:
+                    times.append(StepTime(stopped, start_ns, time.monotonic_ns()))
+            begun = stopped + 1
+            frame.context[dv.START] = begun
+            self._call(frame.record)
+            stopped = frame.state[dv.STOPPED]
+
+    def _host(self, frame: Frame, step: HostStep, values: list[object]) -> None:
+        """Call a host function on copies of its inputs and take over what it returns."""
+        buffers = self.plan.buffers
+        arguments: list[object] = []
+        for port in step.inputs:
+            if port is None:
+                arguments.append(None)
+            elif port[0] == "value":
+                arguments.append(values[port[1]])
+            else:
+                spec = buffers[port[1]]
+                arguments.append(copy_from(int(frame.pointers[port[1]]), frame.shape(port[1]), spec.order, numpy_type(spec)))
+        returned = self.host_functions[step.function](*arguments)
+        if len(returned) != len(step.outputs):
+            raise InputError(f"host function of {', '.join(step.origin)} returned {len(returned)} values, {len(step.outputs)} were expected")
+        arrays: list[object] = []
+        for port, value in zip(step.outputs, returned, strict=True):
+            if port[0] == "value":
+                values[port[1]] = value
+                arrays.append(value)
+                continue
+            array = aligned(np.asarray(value, numpy_type(buffers[port[1]])))
+            arrays.append(array)
+            frame.kept.append(array)
+            for k in self.tables.host_aliases.get(buffers[port[1]].index, (port[1],)):
+                frame.pointers[k] = address(array)
+        for output, dim, number in step.sizes:
+            frame.numbers[number] = np.shape(arrays[output])[dim]
+
+    def _collect(self, frame: Frame, results: Sequence[object], values: Sequence[object], given: Sequence[np.ndarray | None]) -> list[object]:
+        """All outputs in order: those written in place, host values, and copies of what lies elsewhere."""
+        written = {b.port: r for b, r in zip(self.tables.outputs, results, strict=True)}
+        out: list[object] = []
+        for k, port in enumerate(self.plan.outputs):
+            if k in written:
+                out.append(written[k])
+            elif port.buffer < 0:
+                out.append(values[port.value])
+            else:
+                spec, target = self.plan.buffers[port.buffer], given[k]
+                array = copy_from(int(frame.pointers[port.buffer]), frame.shape(port.buffer), spec.order, numpy_type(spec))
+                if target is not None:
+                    if target.shape != array.shape or target.dtype != array.dtype:
+                        raise InputError(f"the buffer given for output '{port.name}' must be a {array.dtype} array of shape {list(array.shape)}")
+                    target[...] = array
+                out.append(array if target is None else target)
+        return out
+
+    def _release(self, frame: Frame, arena: Arena) -> None:
+        frame.context[dv.START] = 0
+        frame.set_clock(0)
+        frame.kept.clear()
+        if frame.shapes is not None:
+            self._idle.append(frame)
+        self._arenas.append(arena)
+
+
+def _prepared(value: object, name: str, dtype: np.dtype) -> np.ndarray:
+    """The value as a row-major, aligned array of exactly the type that the driver looks for."""
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"input '{name}' is a {type(value).__name__}, a NumPy array of type {dtype} was expected")
+    if value.dtype != dtype:
+        if value.dtype.newbyteorder("=") != dtype:
+            raise InputError(f"input '{name}' has type {value.dtype}, the model takes {dtype}")
+        value = value.astype(dtype)
+    if not value.flags.c_contiguous or not value.flags.aligned:
+        value = np.array(value, dtype, order="C")
+    return value if value.dtype is dtype else value.view(dtype)
