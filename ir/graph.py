@@ -115,6 +115,15 @@ class Node:
         return f"{self.name}: {self.qualified}"
 
 
+@dataclass(frozen=True)
+class JournalEntry:
+    """What a rewrite rule did, or (with a `reason`) why it left alone what it looks for."""
+
+    rule: str
+    origin: tuple[str, ...]
+    reason: str | None = None
+
+
 class Graph:
     """Nodes in execution order, inputs, outputs and constants.
 
@@ -133,6 +142,10 @@ class Graph:
         self.declared: dict[str, Type] = {}  # what the model says about inputs, outputs and values in between; for reports, never trusted
         self.output_names: list[str] = []  # the model's names of `outputs`, which rewriting keeps
         self.remarks: list[str] = []  # what is odd about the model but does no harm
+        self.journal: list[JournalEntry] = []  # of the outermost graph: what rewriting did
+        self.bodies: list[Graph] = [] if parent is None else parent.bodies  # every subgraph of the model, at any depth
+        if parent is not None:
+            self.bodies.append(self)
         self._names: set[str] = set() if parent is None else parent._names  # unique throughout a model: sizes refer to tensors by name
         self._count = 0
 

@@ -1,0 +1,3 @@
+from .rewrite import Rule
+
+COMPOSITES: tuple[Rule, ...] = ()
