@@ -91,7 +91,7 @@ def _fold(node: Node) -> bool:
     if any(s is None for s in sizes) or sum(sizes) > max(GROWTH_BYTES, given):
         return False
     try:
-        results = run_node(node, [None if v is None else v.constant for v in node.inputs])
+        results = _rearranged(node) or run_node(node, [None if v is None else v.constant for v in node.inputs])
     except (ModelError, ArithmeticError, ValueError, IndexError, MemoryError):
         return False  # the run will say what is wrong, if it ever gets there
     for o, r in zip(node.outputs, results, strict=False):
@@ -102,6 +102,21 @@ def _fold(node: Node) -> bool:
             o.constant = np.asarray(r)
             o.type = TensorType(o.type.dtype, tuple(ex.const(d) for d in o.constant.shape))
     return True
+
+
+def _rearranged(node: Node) -> list[np.ndarray] | None:
+    """The result of an operator that only moves elements, as a view of its input where NumPy can give one; None for other operators."""
+    x = node.inputs[0].constant if node.inputs and node.inputs[0] is not None else None
+    if x is None or node.domain:
+        return None
+    shape = [d.value for d in node.outputs[0].type.shape]
+    if node.op == "Transpose":
+        return [x.transpose(node.attributes.get("perm"))]
+    if node.op in ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
+        return [x.reshape(shape)]
+    if node.op == "Concat":
+        return [np.concatenate([v.constant for v in node.inputs], node.attributes.get("axis", 1))]
+    return None
 
 
 def _bytes(type: TensorType) -> int | None:
