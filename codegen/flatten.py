@@ -176,6 +176,24 @@ def replace_axes(nest: FlatNest, mapping: Mapping[Expr, tuple[tuple[Expr, ...], 
     return nest.rewritten(lambda roots: ex.transform(roots, visit), swap(nest.axes))
 
 
+def substitute_free(e: Expr, values: Mapping[Expr, Expr]) -> Expr:
+    """`e` with axes replaced where they are free: a reduction over an axis of the same name keeps its own."""
+    done: dict[Expr, Expr] = {}
+
+    def visit(n: Expr) -> Expr:
+        if n not in done:
+            if not any(a in n.axes for a in values):
+                done[n] = n
+            elif n in values:
+                done[n] = values[n]
+            elif n.op == "poly":
+                done[n] = integer.evaluate(n, {a: visit(a) for a in ex.children(n)})
+            else:
+                done[n] = ex.rebuild(n, [visit(a) for a in n.args])
+        return done[n]
+    return visit(e)
+
+
 def drop_unit_axes(nest: FlatNest) -> FlatNest:
     """Loops of one trip disappear."""
     return replace_axes(nest, {a: ((), ex.const(0)) for a in all_axes(nest) if integer.as_int(a.extent) == 1})
@@ -288,7 +306,7 @@ def canonical_reductions(nest: FlatNest) -> FlatNest:
             captured = any(r.op == "reduce" and name in ex.reduce_axes(r) and a in r.axes for r in ex.walk(body))
             names.append(a if captured or name in e.axes else name)
         renamed = {a: n for a, n in zip(axes, names) if a is not n}
-        return ex.reduce(kind, tuple(names), ex.substitute_one(body, renamed))
+        return ex.reduce(kind, tuple(names), substitute_free(body, renamed))
     return nest.rewritten(lambda roots: ex.transform(roots, visit), nest.axes)
 
 
@@ -300,7 +318,7 @@ def _ordered_and_merged(axes: tuple[Expr, ...], body: Expr) -> tuple[tuple[Expr,
         outer, inner = order[k], order[k + 1]
         if mergeable(outer, inner, index_roots([body])):
             merged = ex.axis(outer.extent * inner.extent, "r")
-            body = ex.substitute_one(body, {outer: ex.const(0), inner: merged})
+            body = substitute_free(body, {outer: ex.const(0), inner: merged})
             order[k:k + 2] = [merged]
         k -= 1
     return tuple(order), body

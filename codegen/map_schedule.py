@@ -14,9 +14,11 @@ from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import MapNest
 from ..ir.target import Target
 from .flatten import FlatNest, FlatStore, flatten
-from .scalar import Emitter, Scope, Writer
+from .rows import RowEmitter, is_window
+from .scalar import Scope, Writer
 
 BLOCK = 4096  # elements of one unit of a flat loop
+PART = 512  # elements of a row that one unit covers when it reduces across rows
 
 
 def schedule_map(nest: MapNest, layouts: Mapping[Tensor, tuple[int, ...]], target: Target) -> KernelCall:
@@ -40,92 +42,118 @@ class MapSchedule:
     def __init__(self, nest: FlatNest) -> None:
         self.nest = nest
         self.writer = Writer()
-        order = {a: k for k, a in enumerate(nest.axes)}
-        self.emitter = Emitter(self.writer, nest.buffers, nest.guarded, nest.size_loads, order)
-        self.emitter.count(nest.roots())
-        self.scratch_bytes: Expr = ex.const(0)
-        self.least = 0
+        self.emitter = RowEmitter(self.writer, nest)
+        self.least = len(nest.axes)  # axes that are bound before any store
+        self.done: set[FlatStore] = set()
 
     def call(self) -> KernelCall:
         root = Scope(None)
         units = self.body(root)
         w = self.writer
         arguments = [*w.buffers.values(), *(f"p{k}" for k in range(len(w.parameters))), "lo", "hi", "scratch"]
-        text = "\n".join([f"def kernel({', '.join(arguments)}):", *("    " + x for x in root.lines)]) + "\n"
+        text = "\n".join([f"def kernel({', '.join(arguments)}):", *("    " + x for x in self.emitter.prologue + root.lines)]) + "\n"
         kernel = KernelSource(kernel_name(self.nest), text, tuple(t.dtype for t in w.buffers), tuple(t in w.written for t in w.buffers), len(w.parameters),
                               ("contract",), w.constant_list())
         flops, size = estimate(self.nest)
-        return KernelCall(kernel, tuple(w.buffers), tuple(w.parameters), units, self.scratch_bytes, self.nest.origin, flops, size)
+        return KernelCall(kernel, tuple(w.buffers), tuple(w.parameters), units, self.emitter.scratch_bytes, self.nest.origin, flops, size)
 
     def body(self, root: Scope) -> Expr:
         """Write the loops; returns the number of units."""
         axes = self.nest.axes
-        self.least = len(axes)
-        if not axes:
-            unit = Scope(root)
-            self.stores(unit, ())
-            unit.close("for u in range(lo, hi):")
-            return ex.const(1)
-        if len(axes) == 1 and not any(e.op == "reduce" for e in ex.walk(self.nest.roots())):
-            extent = self.writer.parameter(axes[0].extent, axes[0])
-            name = self.writer.name("i")
-            block = Scope(root, {axes[0]: name})
-            self.stores(block, axes)
-            block.close(f"for {name} in range(lo * {BLOCK}, min(hi * {BLOCK}, {extent})):")
-            return ex.ceildiv(axes[0].extent, BLOCK)
+        if len(axes) == 1 and not self.emitter.reductions:
+            return self.flat(root)
         self.least = self.unit_depth()
-        unit_axes = axes[:self.least]
-        inner = axes[len(unit_axes):]
-        names = [self.writer.name("i") for _ in unit_axes]
-        unit = Scope(root, dict(zip(unit_axes, names)))
-        header, step = self.odometer(root, unit_axes, names)
-        self.loops(unit, unit_axes, inner)
+        digits = [(a.extent, a, self.writer.name("i")) for a in axes[:self.least]]
+        part = self.part() if self.least < len(axes) else None
+        if part is not None:
+            digits.append((ex.ceildiv(axes[-1].extent, part), None, self.writer.name("k")))
+        unit = Scope(root, {a: name for _, a, name in digits if a is not None})
+        header, step = self.odometer(root, [(n, name) for n, _, name in digits])
+        if part is not None:
+            self.take_part(unit, axes[-1], digits[-1][2], part)
+        self.loops(unit, axes[:self.least], axes[self.least:])
         unit.lines += step
         unit.close(header)
-        return ex.product(a.extent for a in unit_axes)
+        return ex.product(n for n, _, _ in digits)
 
+    def flat(self, root: Scope) -> Expr:
+        """One loop over a block of elements."""
+        axis, = self.nest.axes
+        name, extent = self.writer.name("i"), self.writer.parameter(axis.extent, axis)
+        block = Scope(root, {axis: name})
+        self.stores(block, self.nest.axes)
+        block.close(f"for {name} in range(lo * {BLOCK}, min(hi * {BLOCK}, {extent})):")
+        return ex.ceildiv(axis.extent, BLOCK)
+
+    # ----------------------------------------------------------------------------------------------------------------- units
     def unit_depth(self) -> int:
         """Number of outer axes that are walked together: as many as leave one for the inner loop, and no more than every reduction and store depends on."""
-        axes = self.nest.axes
-        reductions = [e for e in ex.walk(self.nest.roots()) if e.op == "reduce"]
-        if any(e.axes >= set(axes) for e in reductions):
+        axes, rows = self.nest.axes, self.emitter
+        plain = [e for e in rows.reductions if e not in rows.columns]
+        if any(e.axes >= set(axes) for e in plain):
             return len(axes)
-        return min([max(1, len(axes) - 1), *(self.last(e.axes) for e in reductions), *(self.last(s.offset.axes) for s in self.nest.stores)])
+        needed = [self.last(e.axes) for e in plain] + [self.last(e.axes - {rows.inner}) for e in rows.columns]
+        return min([max(1, len(axes) - 1), *needed, *(self.last(s.offset.axes) for s in self.nest.stores), *(len(axes) - 1 for _ in rows.columns)])
 
     def last(self, used: frozenset[Expr]) -> int:
         """Number of axes that must be bound before all of `used` are."""
         return max((k + 1 for k, a in enumerate(self.nest.axes) if a in used), default=0)
 
-    def odometer(self, root: Scope, axes: Sequence[Expr], names: Sequence[str]) -> tuple[str, list[str]]:
-        """The header of the loop over units, and the statements that step the axes' names at its end."""
-        if len(axes) == 1:
+    def part(self) -> Expr | None:
+        """Elements of the innermost axis that one unit covers, None for all: rows of accumulators should stay in the first cache."""
+        rows = self.emitter
+        if all(is_window(r) for r in rows.columns) or any(rows.inner in ex.reduce_axes(r) for r in rows.reductions):
+            return None
+        return ex.const(PART)
+
+    def take_part(self, unit: Scope, axis: Expr, digit: str, part: Expr) -> None:
+        """Bind the range of the innermost axis that a unit covers."""
+        first, end = self.writer.name("j"), self.writer.name("j")
+        extent = self.writer.parameter(axis.extent, axis)
+        unit.lines += [f"{first} = {digit} * {part.value}", f"{end} = min({first} + {part.value}, {extent})"]
+        self.emitter.ranges[axis] = (first, end)
+        self.emitter.parts[axis] = part
+
+    def odometer(self, root: Scope, digits: Sequence[tuple[Expr, str]]) -> tuple[str, list[str]]:
+        """The header of the loop over units, and the statements that step the names of its digits at its end."""
+        names = [name for _, name in digits]
+        if len(names) == 1:
             return f"for {names[0]} in range(lo, hi):", []
-        if not axes:
+        if not names:
             return "for u in range(lo, hi):", []
-        sizes = ["", *(self.writer.parameter(a.extent, a) for a in axes[1:])]
+        sizes = ["", *(self.writer.parameter(n) for n, _ in digits[1:])]
         root.lines.append(f"{names[-1]} = lo")
-        for k in range(len(axes) - 1, 0, -1):
+        for k in range(len(names) - 1, 0, -1):
             root.lines += [f"{names[k - 1]} = {names[k]} // {sizes[k]}", f"{names[k]} %= {sizes[k]}"]
         return "for u in range(lo, hi):", odometer_step(names, sizes)
 
+    # ----------------------------------------------------------------------------------------------------------------- loops
     def loops(self, scope: Scope, bound: tuple[Expr, ...], inner: tuple[Expr, ...]) -> None:
         """Nested loops over `inner`, each store in the loop where its last axis is bound."""
+        self.emitter.prepare(scope)
         self.stores(scope, bound)
         if not inner:
             return
+        early = [s for s in self.nest.stores if s not in self.done and self.used(s) <= {*bound, inner[-1]}] if len(inner) > 1 else []
+        if early:
+            self.emitter.nested(inner[-1:], scope, lambda block: [self.store(s, block) for s in early])
         block, header = self.emitter.loop(inner[0], scope)
         self.loops(block, bound + inner[:1], inner[1:])
         block.close(header)
 
     def stores(self, scope: Scope, bound: tuple[Expr, ...]) -> None:
+        """The stores that need no further axis."""
         for s in self.nest.stores:
-            if self.depth(s) == len(bound):
-                value = self.emitter.value(s.value, scope)
-                scope.lines.append(self.emitter.store(s.tensor, self.emitter.value(s.offset, scope), value))
+            if s not in self.done and self.used(s) <= set(bound):
+                self.store(s, scope)
 
-    def depth(self, store: FlatStore) -> int:
-        """Number of axes that are bound where a store is done."""
-        return max(self.last(store.offset.axes | store.value.axes), self.least)
+    def used(self, store: FlatStore) -> frozenset[Expr]:
+        return store.offset.axes | store.value.axes
+
+    def store(self, store: FlatStore, scope: Scope) -> None:
+        value = self.emitter.value(store.value, scope)
+        scope.lines.append(self.emitter.store(store.tensor, self.emitter.value(store.offset, scope), value))
+        self.done.add(store)
 
 
 def odometer_step(names: Sequence[str], sizes: Sequence[str]) -> list[str]:

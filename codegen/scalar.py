@@ -6,7 +6,7 @@ writing assignments into that scope or an enclosing one: what does not change in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..ir import dtypes as dt
@@ -77,6 +77,8 @@ class Scope:
         self.parent, self.axes, self.conditional = parent, axes or {}, conditional
         self.lines: list[str] = []
         self.names: dict[Expr, str] = {}
+        self.rows: dict[Expr, str] = {}  # expressions whose values along a whole axis stand in scratch memory
+        self.pending_rows: dict[Expr, str] = {}  # those that this block, a loop, fills: known to its parent when it ends
 
     def chain(self) -> list["Scope"]:
         """From the outermost scope to this one."""
@@ -86,6 +88,10 @@ class Scope:
             out.append(s)
             s = s.parent
         return out[::-1]
+
+    def bound(self) -> frozenset[Expr]:
+        """Axes that have a value here."""
+        return frozenset(a for s in self.chain() for a in s.axes)
 
     def find(self, e: Expr) -> str | None:
         s: Scope | None = self
@@ -97,9 +103,26 @@ class Scope:
             s = s.parent
         return None
 
+    def find_row(self, e: Expr) -> str | None:
+        """Scratch memory that holds `e` along an axis, as far as this scope knows."""
+        s: Scope | None = self
+        while s is not None:
+            if e in s.rows:
+                return s.rows[e]
+            s = s.parent
+        return None
+
+    def binding(self, axis: Expr) -> "Scope | None":
+        """The scope around (or at) this one that binds an axis."""
+        s: Scope | None = self
+        while s is not None and axis not in s.axes:
+            s = s.parent
+        return s
+
     def close(self, header: str) -> None:
         """Put the finished block into its parent, below `header`."""
         assert self.parent is not None
+        self.parent.rows.update(self.pending_rows)
         self.parent.lines.append(header)
         self.parent.lines.extend("    " + x for x in self.lines or ["pass"])
 
@@ -137,6 +160,8 @@ class Emitter:
 
     def __init__(self, writer: Writer, buffers: dict[Tensor, Tensor], guarded: Iterable[Tensor], size_loads: frozenset[Expr], order: dict[Expr, int]) -> None:
         self.writer, self.buffers, self.guarded, self.size_loads, self.order = writer, buffers, set(guarded), size_loads, order
+        self.ranges: dict[Expr, tuple[str, str]] = {}  # axes of which a unit covers a part: first and end
+        self.reductions: list[Expr] = []
         self.uses: Counter[Expr] = Counter()
         self._guarded_cache: dict[Expr, bool] = {}
         self._keys: dict[Expr, str] = {}
@@ -145,6 +170,8 @@ class Emitter:
         """Note how often each expression is used, to give names to those used more than once."""
         for e in ex.walk(roots):
             self.uses.update(set(ex.children(e)) if e.op == "poly" else e.args)
+            if e.op == "reduce" and e not in self.reductions:
+                self.reductions.append(e)
 
     # ------------------------------------------------------------------------------------------------------------- placement
     def is_guarded(self, e: Expr) -> bool:
@@ -255,7 +282,7 @@ class Emitter:
         buffer, at = self.writer.buffer(tensor), _bare(self.value(e.args[0], scope))
         if tensor.dtype.kind == "bool":
             return f"({buffer}[{at}] != 0)"
-        if tensor.dtype.is_float and tensor.dtype.bits < 32:
+        if tensor.dtype.bits < 8 or (tensor.dtype.is_float and tensor.dtype.bits < 32):
             return f"{self.writer.math(f'load_{tensor.dtype.short}')}({buffer}, {at})"
         return f"{buffer}[{at}]"
 
@@ -266,7 +293,7 @@ class Emitter:
         at, value = _bare(at), _bare(value)
         if tensor.dtype.kind == "bool":
             return f"{buffer}[{at}] = uint8({value})"
-        if tensor.dtype.is_float and tensor.dtype.bits < 32:
+        if tensor.dtype.bits < 8 or (tensor.dtype.is_float and tensor.dtype.bits < 32):
             return f"{self.writer.math(f'store_{tensor.dtype.short}')}({buffer}, {at}, {value})"
         return f"{buffer}[{at}] = {value}"
 
@@ -347,27 +374,48 @@ class Emitter:
         return name
 
     def loop(self, axis: Expr, scope: Scope) -> tuple[Scope, str]:
-        """A loop over a whole axis: its scope and header."""
+        """A loop over an axis (the part of it in `ranges`, if any): its scope and header."""
         name = self.writer.name("i")
-        return Scope(scope, {axis: name}), f"for {name} in range({self.writer.parameter(axis.extent, axis)}):"
+        bounds = self.ranges.get(axis) or (self.writer.parameter(axis.extent, axis),)
+        return Scope(scope, {axis: name}), f"for {name} in range({', '.join(bounds)}):"
+
+    def nested(self, axes: Sequence[Expr], scope: Scope, statement: Callable[[Scope], None]) -> None:
+        """Loops over `axes` around what `statement` writes."""
+        if not axes:
+            statement(scope)
+            return
+        block, header = self.loop(axes[0], scope)
+        self.nested(axes[1:], block, statement)
+        block.close(header)
 
     def reduction(self, e: Expr, scope: Scope) -> str:
-        """Loops in `scope` that leave the value of a `reduce` in a variable."""
-        kind, axes, body = ex.reduce_kind(e), ex.reduce_axes(e), e.args[0]
-        if kind.startswith("arg"):
+        """Loops in `scope` that leave the value of a `reduce` in a variable, together with those of its peers."""
+        if ex.reduce_kind(e).startswith("arg"):
             return self.position(e, scope)
-        name = self.writer.name("s")
-        scope.lines.append(f"{name} = {literal(identity(kind, body.dtype), body.dtype)}")
-        blocks: list[tuple[Scope, str]] = []
-        inner = scope
-        for a in axes:
-            blocks.append(self.loop(a, inner))
-            inner = blocks[-1][0]
-        inner.lines.append(f"{name} = {self.combine(kind, body.dtype, name, self.value(body, inner))}")
-        for block, header in reversed(blocks):
-            block.close(header)
-        scope.names[e] = name
-        return name
+        group = [e, *self.peers(e, scope)]
+        for r in group:
+            scope.names[r] = name = self.writer.name("s")
+            scope.lines.append(f"{name} = {literal(identity(ex.reduce_kind(r), r.dtype), r.dtype)}")
+
+        def accumulate(inner: Scope) -> None:
+            for r in group:
+                name = scope.names[r]
+                inner.lines.append(f"{name} = {self.combine(ex.reduce_kind(r), r.dtype, name, self.value(r.args[0], inner))}")
+        self.nested(ex.reduce_axes(e), scope, accumulate)
+        return scope.names[e]
+
+    def peers(self, e: Expr, scope: Scope) -> list[Expr]:
+        """Other reductions over the same axes that belong into `scope` and wait for nothing that is not there yet."""
+        axes = set(ex.reduce_axes(e))
+
+        def ready(r: Expr) -> bool:
+            if r is e or r.op != "reduce" or ex.reduce_axes(r) != ex.reduce_axes(e) or ex.reduce_kind(r).startswith("arg"):
+                return False
+            if scope.find(r) is not None or not r.axes <= scope.bound() or self.is_guarded(r) or self.place(r, scope) is not scope:
+                return False
+            inner = [n for n in ex.walk(r.args[0]) if n.op == "reduce"]
+            return all(scope.find(n) is not None or n.axes & axes for n in inner)
+        return [r for r in self.reductions if ready(r)]
 
     def combine(self, kind: str, dtype: DType, name: str, value: str) -> str:
         """The accumulator `name` joined with one more value."""
@@ -431,7 +479,3 @@ def _bare(text: str) -> str:
         if depth == 0 and k < len(text) - 1:
             return text
     return text[1:-1]
-
-
-def spell_all(emitter: Emitter, values: Sequence[Expr], scope: Scope) -> list[str]:
-    return [emitter.value(v, scope) for v in values]
