@@ -23,6 +23,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
+from .flatten import memory_order
 from .tiles import ACCUMULATORS
 
 Layouts = Mapping[Tensor, tuple[int, ...]]
@@ -49,6 +50,7 @@ class Product:
         a_offset: position of its element in memory, affine in batch, rows, taps and inner.
         guards: where an element lies in the padding, which holds `fill`.
         b: operand expression, to be packed.
+        channelwise: `a` walks the columns too, by adjacent elements, and there is no inner axis: a depthwise convolution.
     """
 
     batch: tuple[Expr, ...]
@@ -64,6 +66,7 @@ class Product:
     dtype: DType
     stores: tuple[Store, ...]
     origin: tuple[str, ...]
+    channelwise: bool = False
 
     @property
     def reduced(self) -> tuple[Expr, ...]:
@@ -276,7 +279,7 @@ def choose_inner(nest: ContractionNest, layouts: Layouts, guards: Sequence[Guard
     return best
 
 
-def prepare_a(nest: ContractionNest, layouts: dict[Tensor, tuple[int, ...]], constants: Collection[Tensor]) -> tuple[list[MapNest], ContractionNest]:
+def prepare_a(nest: ContractionNest, layouts: Layouts) -> tuple[list[MapNest], ContractionNest]:
     """Make `a` readable in place: the maps that copy it if need be, and the nest that reads the copy."""
     reason = decline_in_place(nest, layouts)
     if reason is None:
@@ -289,16 +292,16 @@ def prepare_a(nest: ContractionNest, layouts: dict[Tensor, tuple[int, ...]], con
         extent = None if inner is None else integer.as_int(inner.extent)
         if inner is not None and (extent is None or extent >= SHORT_PATCH) and integer.coefficient(flat_offset(nest.a, layouts), inner)[0] is ONE:
             return [], nest
-    padded = copy_padded(nest, layouts)
+    padded = copy_padded(nest)
     if padded is None:
         padded = copy_dense(nest)
     return [padded[0]], padded[1]
 
 
-def copy_padded(nest: ContractionNest, layouts: Layouts) -> tuple[MapNest, ContractionNest] | None:
+def copy_padded(nest: ContractionNest, last: Expr | None = None) -> tuple[MapNest, ContractionNest] | None:
     """Copy what `a` loads element by element, padding included and converted: copy[i] = a's expression of load[i + low].
 
-    Dimensions are reordered so that reduced ones lie innermost. None where `a` depends on axes other than through one load with affine indices.
+    Dimensions are reordered so that those of `last`, else reduced ones, lie innermost. None where `a` depends on axes other than through one load with affine indices.
     """
     axes = all_axes(nest)
     used = [e for e in ex.loads([nest.a]) if e.axes]
@@ -312,7 +315,11 @@ def copy_padded(nest: ContractionNest, layouts: Layouts) -> tuple[MapNest, Contr
     if any(lo is None or hi is None or ex.loads([lo, hi]) for lo, hi in bounds):
         return None
     reduced, rows = set(nest.reduced), set(nest.batch + nest.rows)
-    order = sorted(range(len(load.args)), key=lambda d: (bool(load.args[d].axes & reduced) + (bool(load.args[d].axes & reduced) and not load.args[d].axes & rows), d))
+
+    def depth(d: int) -> tuple[int, int]:
+        used = load.args[d].axes
+        return (3 if last in used else 2 if used & reduced and not used & rows else 1 if used & reduced else 0), d
+    order = sorted(range(len(load.args)), key=depth)
     sizes = [bounds[d][1] - bounds[d][0] + 1 for d in order]
     fresh = [ex.axis(n, "i") for n in sizes]
     source: list[Expr] = [ZERO] * len(order)
@@ -337,13 +344,16 @@ def copy_dense(nest: ContractionNest) -> tuple[MapNest, ContractionNest]:
 
 # ------------------------------------------------------------------------------------------------------------------------ operand b
 def pack_b(p: Product, width: int) -> tuple[MapNest, Tensor]:
-    """Panels of b: packed[batch, column // width, taps, inner, column % width]; columns past the last repeat it."""
+    """Panels of b: packed[batch, column // width, taps, inner, column % width].
+
+    Columns past the last repeat it; in a channelwise product the last panel holds the last `width` columns.
+    """
     columns = extent_product(p.columns)
     panels = ex.ceildiv(columns, width)
     batch = tuple(x for x in p.batch if x in p.b.axes)
     axes = {x: ex.axis(x.extent, "i") for x in (*batch, *p.reduced)}
     panel, lane = ex.axis(panels, "p"), ex.axis(width, "l")
-    column = ex.minimum(panel * width + lane, columns - 1)
+    column = ex.minimum(panel * width, columns - width) + lane if p.channelwise else ex.minimum(panel * width + lane, columns - 1)
     mapping = dict(axes)
     mapping.update(zip(p.columns, ex.unravel(column, [x.extent for x in p.columns])))
     index = (*(axes[x] for x in batch), panel, *(axes[x] for x in p.reduced), lane)
@@ -369,13 +379,23 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     nest = regroup(split_axes(blend_choices(nest)))
     if nest.dtype not in ACCUMULATORS:
         return [nest.as_map()]
-    direct = conv.schedule_depthwise(nest, known, constants, target)
-    if direct is not None:
-        return direct
-    nest = orient(nest, constants)
-    maps, nest = prepare_a(nest, known, constants)
-    product = to_product(merge_axes(nest, known), known)
+    if any(integer.as_int(x.extent) == 0 for x in nest.reduced):
+        return [nest.as_map()]
+    depthwise = conv.depthwise(nest, known)
+    if depthwise is not None:
+        maps, product = depthwise
+    else:
+        maps, nest = prepare_a(orient(nest, constants), known)
+        product = to_product(merge_axes(ordered(nest, known), known), known)
     return [*maps, *gemm.schedule(product, known, target)]
+
+
+def ordered(nest: ContractionNest, layouts: Layouts) -> ContractionNest:
+    """Axes of each group in the order of memory: rows and reduced as `a` lies, columns as the result lies."""
+    results = [element_offset(s.tensor, s.index, layouts) for s in nest.stores]
+    load = [flat_offset(nest.a, layouts)]
+    return replace(nest, rows=memory_order(nest.rows, load + results), reduced=memory_order(nest.reduced, load), columns=memory_order(nest.columns, results),
+                   batch=memory_order(nest.batch, results))
 
 
 def to_product(nest: ContractionNest, layouts: Layouts) -> Product:

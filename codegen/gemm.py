@@ -24,7 +24,7 @@ from ..ir.target import Target
 from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product, pack_b
 from .flatten import Flattener
 from .scalar import Emitter, Scope, Writer, literal
-from .tiles import TileShape, tile_shapes
+from .tiles import TileShape, channel_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
@@ -78,6 +78,9 @@ def choose_blocking(p: Product, target: Target) -> Blocking:
 
 def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None) -> TileShape:
     """The tile that wastes least, weighed by how well it keeps the multipliers busy."""
+    if p.channelwise:
+        shapes = channel_shapes(target, p.dtype, columns)
+        return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
     shapes = tile_shapes(target, p.dtype)
     best, least = shapes[0], float("inf")
     for s in shapes:
@@ -147,9 +150,13 @@ class ProductText:
         height = self.blocking.height
         groups, panels = ex.ceildiv(self.rows, height), ex.ceildiv(self.columns, tile.columns)
         strips = ex.ceildiv(panels, self.blocking.strip)
-        for name in ("register_tile", "advanced", "address"):
-            arguments = (tile.rows, tile.vectors, tile.lanes, p.dtype.short, self.unit_step) if name == "register_tile" else ()
-            self.writer.function(name, name, *arguments)
+        shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short)
+        if p.channelwise:
+            self.writer.function("channel_tile", "channel_tile", *shape)
+        else:
+            self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
+        for name in ("advanced", "address"):
+            self.writer.function(name, name)
         self.prologue()
         unit = Scope(self.root)
         self.decode_unit(unit, groups, strips)
@@ -170,7 +177,7 @@ class ProductText:
         w = self.writer
         names = [*w.buffers.values(), *(f"p{k}" for k in range(len(w.parameters))), "lo", "hi", "scratch"]
         text = "\n".join([f"def kernel({', '.join(names)}):", *("    " + x for x in self.root.lines), ""])
-        kind = "convolution" if self.p.taps else "product"
+        kind = "depthwise" if self.p.channelwise else "convolution" if self.p.taps else "product"
         name = f"{kind}_{self.blocking.tile.rows}x{self.blocking.tile.columns}_{self.p.dtype.short}"
         return KernelSource(name, text, tuple(t.dtype for t in w.buffers), tuple(t in w.written for t in w.buffers), len(w.parameters), (), w.constant_list())
 
@@ -192,9 +199,10 @@ class ProductText:
         if p.taps or p.guards:
             self.view("table", self.taps * height, "int64")
         if p.guards:
-            self.view("padding", self.steps, self.number)
+            length = self.columns if p.channelwise else self.steps
+            self.view("padding", length, self.number)
             fill = literal(p.fill, p.dtype)
-            self.root.lines += [f"for k in range({self.parameter(self.steps, 'steps')}):", f"    padding[k] = {fill}", "outside = address(padding)"]
+            self.root.lines += [f"for k in range({self.parameter(length, 'length of padding')}):", f"    padding[k] = {fill}", "outside = address(padding)"]
         self.root.lines.append(f"base = address({self.a})")
 
     def decode_unit(self, unit: Scope, groups: Expr, strips: Expr) -> None:
@@ -237,7 +245,7 @@ class ProductText:
             row.axes.update(outer.axes)
             row.lines += [f"row{k}[i] = r{k}" for k in range(len(p.rows))]
         start = p.a_offset
-        for x in p.reduced:
+        for x in (*p.reduced, *(p.columns if p.channelwise else ())):
             start = integer.coefficient(start, x)[1]
         row.lines.append(f"row_at[i] = base + {self.emitter.value(start, row)} * {self.size_bytes}")
         for k, g in enumerate(p.guards):
@@ -299,8 +307,11 @@ class ProductText:
             used = [x for x in p.batch if x in p.b.axes]
             where = self.emitter.value(ex.linear_index(used, [x.extent for x in used]), panel)
             at = f"({where} * {self.parameter(ex.ceildiv(self.columns, tile.columns), 'panels')} + panel) * {n_depth}"
-        panel.lines += [f"columns = advanced({self.b}, {at} * {tile.columns})", f"first_column = panel * {tile.columns}",
-                        f"width = min({tile.columns}, {n_columns} - first_column)"]
+        panel.lines += [f"columns = advanced({self.b}, {at} * {tile.columns})", f"first_column = panel * {tile.columns}"]
+        if p.channelwise:
+            panel.lines += [f"origin = min(first_column, {n_columns} - {tile.columns})", f"width = {tile.columns} - first_column + origin"]
+        else:
+            panel.lines.append(f"width = min({tile.columns}, {n_columns} - first_column)")
         block = Scope(panel)
         size = tile.rows * tile.columns
         acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
@@ -315,7 +326,10 @@ class ProductText:
             b_at = f"advanced(columns, k * {steps} * {tile.columns})"
         else:
             taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {tile.columns})"
-        block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
+        if p.channelwise:
+            block.lines.append(f"channel_tile({rows_at}, {taps}, origin * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
+        else:
+            block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
         last = Scope(block)
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
@@ -340,7 +354,7 @@ class ProductText:
             self.element(row, "acc[at]")
         elif len(p.columns) == 1:
             column = Scope(row, {p.columns[0]: "c"})
-            row.lines.append("at -= first_column")
+            row.lines.append("at -= " + ("origin" if p.channelwise else "first_column"))
             self.element(column, "acc[at + c]")
             column.close("for c in range(first_column, first_column + width):")
         else:

@@ -51,6 +51,16 @@ def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     return tuple(TileShape(r, v, lanes) for r, v in pairs)
 
 
+def channel_shapes(target: Target, dtype: DType, columns: int | None) -> tuple[TileShape, ...]:
+    """Channel tiles; no wider than the columns, so that the last panel may overlap the one before instead of reading past the end."""
+    lanes = target.lanes(dtype.itemsize_bytes)
+    while columns is not None and lanes > columns:
+        lanes //= 2
+    widest = 4 if columns is None else columns // lanes
+    budget = target.vector_registers - 4
+    return tuple(TileShape(min(8, (budget - v) // v), v, lanes) for v in (1, 2, 3, 4) if v <= widest)
+
+
 @builder("register_tile")
 def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, unit: bool) -> object:
     """The tile as an intrinsic.
@@ -95,6 +105,47 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
             return ctx.get_dummy_value()
         return signature, generate
     tile.__name__ = f"tile_{rows}x{vectors * lanes}_{short}"
+    return intrinsic(tile)
+
+
+@builder("channel_tile")
+def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str) -> object:
+    """The tile of a product that is element-wise in the columns (each channel by itself).
+
+    Returns:
+        Intrinsic `tile(table, taps, start, b, b_step, c, first)`: c[i][j] (+)= sum over taps of a[t][i][j] * b[t][j], where row i of tap t starts at
+        `table[t * rows + i] + start` bytes and holds adjacent columns; the rest as in `register_tile`.
+    """
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
+    scalar = _llvm_scalar(element)
+    name = f"sardonyx.channels.{rows}x{vectors}x{lanes}.{short}{'.fused' if fused else ''}"
+
+    def tile(context, table, taps, start, b, b_step, c, first):
+        signature = types.void(table, types.int64, types.int64, b, types.int64, c, types.boolean)
+
+        def generate(ctx, bd, sig, args):
+            function = bd.module.globals.get(name)
+            if function is None:
+                i64, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+                kind = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64, scalar.as_pointer(), i64, scalar.as_pointer(), ir.IntType(1)])
+                function = ir.Function(bd.module, kind, name)
+                function.linkage = "internal"
+                function.attributes.add("noinline")
+                function.attributes.add("nounwind")
+                for k in (0, 3, 5):
+                    function.args[k].add_attribute("noalias")
+                _ChannelBody(function, scalar, rows, vectors, lanes, fused, True, element.itemsize_bytes, pointer).emit()
+            first = args[6]
+            if first.type.width != 1:
+                first = bd.trunc(first, ir.IntType(1))
+            bd.call(function, [*args[:6], first])
+            return ctx.get_dummy_value()
+        return signature, generate
+    tile.__name__ = f"channels_{rows}x{vectors * lanes}_{short}"
     return intrinsic(tile)
 
 
@@ -206,6 +257,48 @@ class _TileBody:
         name = f"llvm.fma.v{self.lanes}f{32 if isinstance(self.scalar, self.ir.FloatType) else 64}"
         fma = bd.module.globals.get(name) or self.ir.Function(bd.module, self.ir.FunctionType(self.vector, [self.vector] * 3), name)
         return bd.call(fma, [x, y, z])
+
+
+class _ChannelBody(_TileBody):
+    """Emits the blocks of a channel tile."""
+
+    def emit(self) -> None:
+        """entry -> (zero | resume) -> taps -> done"""
+        ir, bd, f, i64 = self.ir, self.bd, self.f, self.i64
+        table, taps, start, b, b_step, c, first = f.args
+        zero, resume, tap, done = (f.append_basic_block(n) for n in ("zero", "resume", "tap", "done"))
+        slots = [self.slot(c, k) for k in range(self.rows * self.vectors)]
+        bd.cbranch(first, zero, resume)
+        bd.position_at_end(resume)
+        resumed = [bd.load(s, align=self.itemsize) for s in slots]
+        bd.branch(tap)
+        bd.position_at_end(zero)
+        bd.branch(tap)
+        nothing = ir.Constant(self.vector, [0.0 if self.is_float else 0] * self.lanes)
+
+        bd.position_at_end(tap)
+        t = self.phi(i64, (i64(0), zero), (i64(0), resume))
+        tp = self.phi(table.type, (table, zero), (table, resume))
+        bp = self.phi(b.type, (b, zero), (b, resume))
+        acc = [self.phi(self.vector, (nothing, zero), (r, resume)) for r in resumed]
+        weights = [bd.load(self.slot(bp, n), align=self.itemsize) for n in range(self.vectors)]
+        new = []
+        for m in range(self.rows):
+            at = bd.add(bd.load(bd.gep(tp, [i64(m)])), start)
+            row = bd.inttoptr(at, self.scalar.as_pointer())
+            for n in range(self.vectors):
+                new.append(self.multiply_add(bd.load(self.slot(row, n), align=self.itemsize), weights[n], acc[m * self.vectors + n]))
+        t_next = bd.add(t, i64(1))
+        t.add_incoming(t_next, tap)
+        tp.add_incoming(bd.gep(tp, [i64(self.rows)]), tap)
+        bp.add_incoming(bd.gep(bp, [b_step]), tap)
+        for p, n in zip(acc, new, strict=True):
+            p.add_incoming(n, tap)
+        bd.cbranch(bd.icmp_signed("<", t_next, taps), tap, done)
+        bd.position_at_end(done)
+        for s, n in zip(slots, new, strict=True):
+            bd.store(n, s, align=self.itemsize)
+        bd.ret_void()
 
 
 @builder("scratch_view")

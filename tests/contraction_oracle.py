@@ -1,7 +1,8 @@
 """Running contractions' schedules on arrays, for tests and measurements."""
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import ctypes
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from sardonyx.ir.kernel import KernelCall
 from sardonyx.ir.loops import ContractionNest, MapNest
 from sardonyx.ir.target import Target
 from sardonyx.runtime.host import host_target
-from sardonyx.runtime.objects import aligned_empty, call_kernel, load_kernel
+from sardonyx.runtime.objects import KERNEL_PROTOTYPE, aligned_empty, call_kernel, load_kernel
 
 Sizes = Mapping[str, int]
 
@@ -87,6 +88,21 @@ class Scheduled:
             cuts = [units * k // split for k in range(split + 1)]
             for lo, hi in zip(cuts, cuts[1:]):
                 call_kernel(address, arrays, numbers, lo, hi, scratch)
+
+    def prepared(self) -> Callable[[], None]:
+        """A run with everything but the kernels done beforehand, for measurements."""
+        calls = []
+        for call, address in self.ready:
+            pointers = (ctypes.c_void_p * len(call.buffers))(*(self.memory[t].ctypes.data for t in call.buffers))
+            numbers = (ctypes.c_int64 * max(1, len(call.parameters)))(*(size(p, self.sizes) for p in call.parameters))
+            scratch = aligned_empty(size(call.scratch_bytes, self.sizes) + 64)
+            arguments = (ctypes.addressof(pointers), ctypes.addressof(numbers), 0, size(call.units, self.sizes), scratch.ctypes.data)
+            calls.append((KERNEL_PROTOTYPE(address), arguments, (pointers, numbers, scratch)))
+
+        def once() -> None:
+            for function, arguments, _ in calls:
+                function(*arguments)
+        return once
 
 
 def run(nest: ContractionNest, arrays: Mapping[Tensor, np.ndarray], **options: object) -> list[np.ndarray]:

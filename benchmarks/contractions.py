@@ -1,0 +1,114 @@
+"""Products and convolutions against ONNX Runtime, one thread: `python benchmarks/contractions.py [part of a name]`."""
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import onnxruntime as ort
+from contraction_oracle import Scheduled, size
+from onnx import TensorProto, helper, numpy_helper
+from test_contraction import CHANNELS_LAST, convolution
+
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
+from sardonyx.ir.expr import Tensor
+from sardonyx.ir.kernel import KernelCall
+from sardonyx.ir.loops import ContractionNest, Store
+
+PEAK_FLOPS = 117e9  # of one core of the machine that the project is measured on
+RNG = np.random.default_rng(0)
+PRODUCTS = ((384, 3072, 768), (128, 768, 768), (128, 3072, 768), (128, 768, 3072), (197, 768, 768), (128, 50257, 768), (1, 768, 2048), (1, 3072, 768), (4, 768, 768), (16, 768, 768))
+BATCHED = (("bmk,bkn->bmn", 12, 128, 128, 64), ("bmk,bnk->bmn", 12, 128, 128, 64), ("bmk,bkn->bmn", 12, 128, 64, 128), ("bmk,bkn->bmn", 12, 384, 64, 384),
+           ("bmk,bnk->bmn", 12, 384, 384, 64), ("bmk,bnk->bmn", 12, 1, 384, 64))
+# image, channels in, channels out, kernel, stride, groups
+LAYERS = ((56, 64, 64, 3, 1, 1), (28, 128, 128, 3, 1, 1), (56, 128, 128, 3, 2, 1), (14, 256, 256, 3, 1, 1), (7, 512, 512, 3, 1, 1), (14, 512, 512, 3, 2, 1),
+          (56, 64, 256, 1, 1, 1), (56, 256, 64, 1, 1, 1), (28, 512, 128, 1, 1, 1), (14, 1024, 256, 1, 1, 1), (7, 2048, 512, 1, 1, 1), (7, 512, 2048, 1, 1, 1), (56, 256, 512, 1, 2, 1),
+          (224, 3, 64, 7, 2, 1), (224, 3, 32, 3, 2, 1), (112, 32, 32, 3, 1, 32), (112, 64, 64, 3, 2, 64), (14, 384, 384, 5, 1, 384), (14, 576, 576, 3, 1, 576), (7, 960, 960, 5, 1, 960),
+          (56, 128, 128, 3, 1, 32))
+
+
+def timed(run: Callable[[], object], seconds: float = 0.25) -> float:
+    """Median seconds of a run."""
+    run()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def reference(node_inputs: list[tuple[str, tuple[int, ...]]], nodes: list[object], constants: dict[str, np.ndarray]) -> Callable[[], object]:
+    """ONNX Runtime on the same computation."""
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in node_inputs],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(a, n) for n, a in constants.items()])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString(), options)
+    feeds = {n: RNG.standard_normal(s).astype(np.float32) for n, s in node_inputs}
+    return lambda: session.run(None, feeds)
+
+
+def report(name: str, nest: ContractionNest, arrays: dict[Tensor, np.ndarray], layouts: dict[Tensor, tuple[int, ...]], constants: set[Tensor], flops: float,
+           other: Callable[[], object]) -> None:
+    """Run both and print a line."""
+    start = time.perf_counter()
+    scheduled = Scheduled(nest, arrays, layouts, constants)
+    compiled = time.perf_counter() - start
+    prepared = scheduled.prepared()
+    ours, theirs = timed(prepared), timed(other)
+    kernel = [p for p in scheduled.parts if isinstance(p, KernelCall)][-1]
+    print(f"{name:34s} {kernel.kernel.name:24s} {ours * 1e6:9.1f} us {flops / ours / 1e9:6.1f} GFLOP/s {flops / ours / PEAK_FLOPS:5.0%}   ONNX Runtime {theirs * 1e6:9.1f} us "
+          f"{flops / theirs / 1e9:6.1f}   {theirs / ours:5.2f}x   compiled in {compiled * 1e3:4.0f} ms, {len(scheduled.ready)} calls, {size(kernel.units, {})} units", flush=True)
+
+
+def product(m: int, n: int, k: int) -> None:
+    rows, columns, inner = ex.axis(m, "m"), ex.axis(n, "n"), ex.axis(k, "k")
+    a, b, c, bias = (Tensor(t, dt.float32, tuple(map(ex.const, s))) for t, s in (("a", (m, k)), ("b", (k, n)), ("c", (m, n)), ("bias", (n,))))
+    nest = ContractionNest((), (rows,), (columns,), (inner,), a[rows, inner], b[inner, columns], dt.float32, (Store(c, (rows, columns), ex.acc(dt.float32) + bias[columns]),))
+    arrays = {t: RNG.standard_normal([int(d.value) for d in t.shape]).astype(np.float32) for t in (a, b, bias)}
+    other = reference([("x", (m, k))], [helper.make_node("Gemm", ["x", "w", "z"], ["y"])], {"w": arrays[b], "z": arrays[bias]})
+    report(f"product {m}x{n}x{k}", nest, arrays, {}, {b, bias}, 2 * m * n * k, other)
+
+
+def batched(equation: str, batch: int, m: int, n: int, k: int) -> None:
+    axes = {s: ex.axis(d, s) for s, d in zip("bmnk", (batch, m, n, k))}
+    (left, right), out = equation.split("->")[0].split(","), equation.split("->")[1]
+    a, b, c = (Tensor(t, dt.float32, tuple(axes[s].extent for s in labels)) for t, labels in (("a", left), ("b", right), ("c", out)))
+    nest = ContractionNest((axes["b"],), (axes["m"],), (axes["n"],), (axes["k"],), a[tuple(axes[s] for s in left)], b[tuple(axes[s] for s in right)], dt.float32,
+                           (Store(c, tuple(axes[s] for s in out), ex.acc(dt.float32)),))
+    arrays = {t: RNG.standard_normal([int(d.value) for d in t.shape]).astype(np.float32) for t in (a, b)}
+    shapes = [("x", arrays[a].shape), ("w", arrays[b].shape)]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if right == "bnk":
+        nodes = [helper.make_node("Transpose", ["w"], ["t"], perm=[0, 2, 1]), helper.make_node("MatMul", ["x", "t"], ["y"])]
+    report(f"{equation} {batch}x{m}x{n}x{k}", nest, arrays, {}, set(), 2 * batch * m * n * k, reference(shapes, nodes, {}))
+
+
+def layer(image: int, channels: int, out: int, kernel: int, stride: int, groups: int) -> None:
+    pad, shape, weights = kernel // 2, (1, channels, image, image), (out, channels // groups, kernel, kernel)
+    nest, (x, w, b, y), result = convolution(shape, weights, (stride,) * 2, (1, 1), (pad,) * 4, groups)
+    arrays = {t: RNG.standard_normal([int(d.value) for d in t.shape]).astype(np.float32) for t in (x, w, b)}
+    layouts = {t: CHANNELS_LAST[4] for t in (x, y) if t is y or channels > 4}
+    nodes = [helper.make_node("Conv", ["x", "w", "z"], ["c"], pads=[pad] * 4, strides=[stride] * 2, group=groups), helper.make_node("Relu", ["c"], ["y"])]
+    flops = 2 * int(np.prod(result)) * weights[1] * kernel * kernel
+    report(f"conv {image}x{image} {channels}->{out} {kernel}x{kernel} /{stride} g{groups}", nest, arrays, layouts, {w, b}, flops,
+           reference([("x", shape)], nodes, {"w": arrays[w], "z": arrays[b]}))
+
+
+def main() -> None:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    for name, function, cases in (("product", product, PRODUCTS), ("batched", batched, BATCHED), ("layer", layer, LAYERS)):
+        for case in cases:
+            if wanted in f"{name} {' '.join(map(str, case))}":
+                function(*case)
+
+
+if __name__ == "__main__":
+    main()
