@@ -1,0 +1,274 @@
+"""Element-wise, reduction, normalisation, movement, indexing and selection operators: the interpreter's results against ONNX's own cases."""
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from sardonyx.compiler.importer import import_model
+from sardonyx.compiler.lower import decompose, lower
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
+from sardonyx.ir import infer
+from sardonyx.ir.errors import ModelError
+from sardonyx.ir.graph import Graph, TensorType
+from sardonyx.ir.interpret import run_graph, run_nests
+from sardonyx.ir.ops.base import Op, Sample, all_ops, find
+
+onnx = pytest.importorskip("onnx")
+
+FAMILIES = ("elementwise", "activation", "casting", "dropout", "generation", "indexing", "movement", "normalisation", "padding", "rearrangement",
+            "reduction", "selection")
+OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES]
+NAMES = {o.name for o in OPS}
+
+
+def softmax_of(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def flattened(f, x: np.ndarray) -> list[np.ndarray]:
+    return [f(x.reshape(x.shape[0], -1)).reshape(x.shape)]
+
+
+def windowed(x: np.ndarray, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> list[np.ndarray]:
+    before, after = (size - 1) // 2, size // 2
+    padded = np.pad(x * x, ((0, 0), (before, after), (0, 0), (0, 0)))
+    total = sum(padded[:, k:k + x.shape[1]] for k in range(size))
+    return [(x / (bias + alpha / size * total) ** beta).astype(np.float32)]
+
+
+# Samples on which ONNX's reference evaluator departs from the specification or has no implementation: the expected values in NumPy.
+EXPECTED = {
+    ("BatchNormalization", "version_9"): lambda x, s, b, m, v: [((x - m[:, None, None]) / np.sqrt(v + 1e-5)[:, None, None] * s[:, None, None]
+                                                                + b[:, None, None]).astype(np.float32)],
+    ("Hardmax", "flattened"): lambda x: flattened(lambda t: np.eye(t.shape[1], dtype=np.float32)[t.argmax(axis=1)], x),
+    ("LogSoftmax", "flattened"): lambda x: flattened(lambda t: np.log(softmax_of(t)), x),
+    ("Softmax", "flattened"): lambda x: flattened(softmax_of, x),
+    ("LRN", ""): lambda x: windowed(x, 3),
+    ("LRN", "even"): lambda x: windowed(x, 4, 0.5, 0.5, 2.0),
+    ("LpNormalization", "zero_row"): lambda x: [x / np.maximum(np.abs(x).sum(axis=1, keepdims=True), 1e-30)],
+    ("OneHot", "axis"): lambda at, depth, values: [np.moveaxis(np.where(at[..., None] == np.arange(3), values[1], values[0]), -1, 1)],
+    ("Pad", "constant"): lambda x, pads, value: [np.pad(x, ((1, 2), (0, 0)), constant_values=value)[:, :-1]],
+    ("Scatter", ""): lambda x, at, u: [np.where(np.arange(3)[:, None] == at, u, x)],
+    ("Upsample", "linear"): None,
+}
+
+
+def equal(got: object, want: object, rtol: float, atol: float) -> None:
+    """Raise unless two results agree in kind, shape, type and value."""
+    if want is None or isinstance(want, list):
+        assert isinstance(got, list) == isinstance(want, list)
+        for g, w in zip(got or [], want or [], strict=True):
+            equal(g, w, rtol, atol)
+        return
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    if want.dtype.kind in "OUT":
+        assert [str(s) for s in got.reshape(-1)] == [s.decode() if isinstance(s, bytes) else str(s) for s in want.reshape(-1)]
+        return
+    assert got.dtype == want.dtype
+    if want.dtype.itemsize < 4 and want.dtype.kind not in "iub":
+        got, want = got.astype(np.float32), want.astype(np.float32)
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+@functools.cache
+def official_cases() -> dict[str, list]:
+    """The official single-operator cases by the first of their operators."""
+    from onnx.backend.test.loader import load_model_tests
+    found = defaultdict(list)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for case in load_model_tests(kind="node"):
+            ops = sorted({n.op_type for n in case.model.graph.node})
+            if set(ops) <= NAMES and not any(n.domain for n in case.model.graph.node):
+                found[ops[0]].append(case)
+    return found
+
+
+def array_of(value: object) -> object:
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.filterwarnings("ignore")
+def test_official_cases(name: str) -> None:
+    problems = []
+    for case in official_cases()[name]:
+        try:
+            graph = import_model(case.model)
+            for inputs, outputs in case.data_sets:
+                got = run_graph(graph, {v.name: array_of(x) for v, x in zip(graph.inputs, inputs, strict=True)})
+                assert len(got) == len(outputs)
+                for g, w in zip(got, outputs, strict=True):
+                    equal(g, array_of(w), case.rtol or 1e-3, case.atol or 1e-7)
+        except Exception as e:  # all failures are reported together
+            problems.append(f"{case.name}: {type(e).__name__}: {e}")
+    assert not problems, "\n".join(problems)
+
+
+def test_official_cases_are_found() -> None:
+    assert sum(map(len, official_cases().values())) > 900
+
+
+# ----------------------------------------------------------------------------------------------------------------- samples
+def sample_graph(op: Op, s: Sample, symbolic: bool = False) -> tuple[Graph, dict[str, np.ndarray], dict[str, int]]:
+    """A one-node graph, its feeds, and the sizes of its symbols (`symbolic`: one for every dimension above 1 of inputs that are no shapes or axes)."""
+    graph, feeds, sizes, values = Graph("sample"), {}, {}, []
+    for k, a in enumerate(s.inputs):
+        if a is None:
+            values.append(None)
+            continue
+        array = np.asarray(a)
+        if symbolic and array.dtype == np.int64 and array.ndim <= 1 and k:
+            values.append(graph.constant(f"x{k}", array))
+            continue
+        dims = []
+        for m, d in enumerate(array.shape):
+            tuples = op.name.endswith("ND") and k == 1 and m == array.ndim - 1
+            if symbolic and d > 1 and not tuples and not (array.dtype == np.int64 and array.ndim == 1):
+                sizes[f"d{k}_{m}"] = d
+                dims.append(ex.sym(f"d{k}_{m}"))
+            else:
+                dims.append(ex.const(d))
+        feeds[f"x{k}"] = array
+        values.append(graph.input(f"x{k}", TensorType(dt.of_numpy(array.dtype), tuple(dims))))
+    node = graph.add(op.name, values, dict(s.attributes), outputs=s.outputs, version=s.version or op.versions[-1], name="n")
+    infer.infer(node)
+    graph.outputs = list(node.outputs)
+    return graph, feeds, sizes
+
+
+def reference(op: Op, s: Sample) -> Sequence[object] | None:
+    """The results of ONNX's reference evaluator, or those of EXPECTED."""
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+    if (op.name, s.name) in EXPECTED:
+        f = EXPECTED[op.name, s.name]
+        return None if f is None else f(*s.inputs)
+    names = ["" if a is None else f"x{k}" for k, a in enumerate(s.inputs)]
+    attributes = {k: onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in s.attributes.items()}
+    node = helper.make_node(op.name, names, [f"y{k}" for k in range(s.outputs)], **attributes)
+    feeds = {n: np.asarray(a) for n, a in zip(names, s.inputs, strict=True) if a is not None}
+    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in feeds.items()]
+    graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name=o) for o in node.output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", s.version or op.versions[-1])])
+    return ReferenceEvaluator(model).run(None, feeds)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda o: o.name)
+@pytest.mark.filterwarnings("ignore")
+def test_samples(op: Op) -> None:
+    for s in op.samples():
+        graph, feeds, _ = sample_graph(op, s)
+        got, want = run_graph(graph, feeds), reference(op, s)
+        for g, w in zip(got, want or [], strict=want is not None):
+            narrow = np.asarray(w).dtype.itemsize < 4 and np.asarray(w).dtype.kind not in "iub"
+            equal(g, w, 4e-3 if narrow else 1e-5, 2e-3 if narrow else 1e-6)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda o: o.name)
+@pytest.mark.filterwarnings("ignore")
+def test_samples_with_symbolic_sizes(op: Op) -> None:
+    for s in op.samples():
+        if any(a is not None and np.asarray(a).size == 0 and np.asarray(a).dtype != np.int64 for a in s.inputs):
+            continue
+        graph, feeds, _ = sample_graph(op, s)
+        want = run_graph(graph, feeds)
+        graph, feeds, sizes = sample_graph(op, s, symbolic=True)
+        decompose(graph)
+        program = lower(graph)
+        got = run_nests(program, {r: feeds[r.name] for r in program.inputs}, sizes)
+        for g, w in zip(got, want, strict=True):
+            equal(g, w, 1e-6, 1e-7)
+
+
+def test_every_operator_has_samples() -> None:
+    assert [o.name for o in OPS if not list(o.samples())] == []
+
+
+def test_versions_are_those_of_onnx() -> None:
+    history = defaultdict(set)
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "":
+            history[schema.name].add(schema.since_version)
+    wrong = {o.name: sorted(history[o.name]) for o in OPS if set(o.versions) != history[o.name]}
+    assert not wrong
+
+
+# ------------------------------------------------------------------------------------------------------------------ shapes
+def shapes(op: str, types: Sequence[tuple[dt.DType, tuple]], constants: Sequence[np.ndarray] = (), outputs: int = 1, **attributes) -> list[str]:
+    """Inferred types, as text, of an operator on typed inputs followed by constants."""
+    g = Graph("g")
+    values = [g.input(f"x{k}", TensorType(t, tuple(d if isinstance(d, ex.Expr) else ex.const(d) for d in s))) for k, (t, s) in enumerate(types)]
+    values += [g.constant(f"c{k}", c) for k, c in enumerate(constants)]
+    node = g.add(op, values, attributes, outputs=outputs, version=find("", op).versions[-1], name="n")
+    infer.infer(node)
+    return [str(v.type) for v in node.outputs]
+
+
+def test_symbolic_shapes() -> None:
+    b, s = ex.sym("B"), ex.sym("S")
+    x = (dt.float32, (b, s, 768))
+    assert shapes("Reshape", [x], [np.array([0, 0, 12, 64])]) == ["f32[B, S, 12, 64]"]
+    assert shapes("Reshape", [x], [np.array([0, -1])]) == ["f32[B, (768*S)]"]
+    assert shapes("Reshape", [x], [np.array([-1, 768])]) == ["f32[(B*S), 768]"]
+    assert shapes("Slice", [x], [np.array([0]), np.array([-1]), np.array([1])]) == ["f32[B, (S - 1), 768]"]
+    assert shapes("Slice", [x], [np.array([0]), np.array([2**63 - 1]), np.array([1]), np.array([1])]) == ["f32[B, S, 768]"]
+    assert shapes("Split", [x], [np.array([512, 256])], outputs=2, axis=-1) == ["f32[B, S, 512]", "f32[B, S, 256]"]
+    assert shapes("Concat", [x, (dt.float32, (b, 3, 768))], axis=1) == ["f32[B, (S + 3), 768]"]
+    assert shapes("Gather", [x, (dt.int64, ())], axis=1) == ["f32[B, 768]"]
+    assert shapes("ReduceMean", [x], [np.array([-1])]) == ["f32[B, S, 1]"]
+    assert shapes("Flatten", [x]) == ["f32[B, (768*S)]"]
+
+
+def test_wrong_nodes_are_refused() -> None:
+    x = (dt.float32, (2, 3))
+    for op, types, constants, attributes in (
+            ("Add", [x, (dt.float32, (2, 4))], [], {}),
+            ("Reshape", [x], [np.array([4, 2])], {}),
+            ("Reshape", [x], [np.array([-1, -1])], {}),
+            ("Transpose", [x], [], {"perm": (0, 0)}),
+            ("Squeeze", [x], [np.array([0])], {}),
+            ("Unsqueeze", [x], [np.array([0, 0])], {}),
+            ("Concat", [x, (dt.float32, (2,))], [], {"axis": 0}),
+            ("Softmax", [x], [], {"axis": 2}),
+            ("Split", [x], [np.array([1, 1])], {"axis": 1}),
+            ("TopK", [x], [np.array([4])], {}),
+            ("Pad", [x], [np.array([1, 1])], {}),
+            ("Cast", [x], [], {}),
+            ("BitShift", [(dt.uint8, (2,)), (dt.uint8, (2,))], [], {"direction": "UP"})):
+        with pytest.raises(ModelError, match="'n'"):
+            shapes(op, types, constants, outputs=2 if op in ("Split", "TopK") else 1, **attributes)
+
+
+def test_reads_stay_inside() -> None:
+    """Indices out of range are clamped when reading and ignored when writing."""
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    g, feeds, _ = sample_graph(find("", "Gather"), Sample((x, np.array([7, -9, 1]))))
+    assert run_graph(g, feeds)[0].tolist() == [[4, 5], [0, 1], [2, 3]]
+    g, feeds, _ = sample_graph(find("", "ScatterND"), Sample((x, np.array([[5], [-4], [0]]), np.full((3, 2), 9, np.float32))))
+    assert run_graph(g, feeds)[0].tolist() == [[9, 9], [2, 3], [4, 5]]
+
+
+def test_special_values() -> None:
+    special = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0], np.float32)
+
+    def run(op: str, *inputs: np.ndarray, **attributes) -> np.ndarray:
+        graph, feeds, _ = sample_graph(find("", op), Sample(inputs, attributes))
+        return run_graph(graph, feeds)[0]
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(run("Relu", special), [np.nan, np.inf, 0, 0, 0])
+        np.testing.assert_array_equal(run("Sign", special), [np.nan, 1, -1, 0, 0])
+        np.testing.assert_array_equal(run("Max", special, np.zeros(5, np.float32)), [np.nan, np.inf, 0, 0, 0])
+        np.testing.assert_array_equal(run("Clip", special, np.float32(-1), np.float32(1)), [np.nan, 1, -1, 0, 0])
+        np.testing.assert_array_equal(run("Softplus", np.array([1000, -1000], np.float32)), [1000, 0])
+        assert run("ReduceLogSumExp", np.full(3, -np.inf, np.float32)).tolist() == [-math.inf]
+        assert run("Pow", special, np.array(0.5, np.float32)).tolist()[1:] == [math.inf, math.inf, 0, 0]
