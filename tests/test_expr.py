@@ -1,0 +1,168 @@
+"""Integer expressions: whatever simplification does, the value stays; bounds and proofs hold for every point."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
+from sardonyx.ir import integer
+from sardonyx.ir.arrays import evaluate
+
+N, M = ex.sym("N"), ex.sym("M", 2)
+I, J, K = ex.axis(N), ex.axis(6), ex.axis(M)  # noqa: E741
+POINTS = [{N: n, M: m, I: i, J: j, K: k} for n, m in ((1, 2), (3, 4), (5, 3)) for i, j, k in itertools.product(range(n), range(6), range(m))]
+BINDINGS = {leaf: np.array([p[leaf] for p in POINTS]) for leaf in (N, M, I, J, K)}
+
+
+class Both:
+    """A value computed twice: as an expression, simplified on the way, and plainly in Python for every point."""
+
+    def __init__(self, expr, values):
+        self.expr, self.values = expr, values
+
+
+def plain(op, a, b):
+    if op in ("floordiv", "mod", "div", "rem") and b == 0:
+        return 0
+    if op == "div":
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+    if op == "rem":
+        return abs(a) % abs(b) * (1 if a >= 0 else -1)
+    return {"add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "floordiv": lambda: a // b, "mod": lambda: a % b,
+            "min": lambda: min(a, b), "max": lambda: max(a, b)}[op]()
+
+
+def leaf(e):
+    return Both(e, [p[e] for p in POINTS])
+
+
+leaves = st.one_of(st.sampled_from([I, J, K, N, M]).map(leaf), st.integers(-7, 70).map(lambda c: Both(ex.const(c), [c] * len(POINTS))))
+
+
+def combine(children):
+    plain_ops = st.sampled_from(["add", "sub", "mul", "min", "max"])
+    divisions = st.sampled_from(["floordiv", "mod", "div", "rem"])
+    divisors = st.one_of(st.integers(1, 12).map(lambda c: Both(ex.const(c), [c] * len(POINTS))), st.sampled_from([N, M]).map(leaf),
+                         st.sampled_from([N * 6, M * 3, N * M]).map(lambda e: Both(e, evaluate(e, BINDINGS).tolist())), children)
+
+    def make(op, a, b):
+        return Both(ex.binary(op, a.expr, b.expr), [plain(op, x, y) for x, y in zip(a.values, b.values, strict=True)])
+
+    def choose(op, a, b, c, d):
+        condition = ex.binary(op, a.expr, b.expr)
+        compare = {"lt": lambda x, y: x < y, "le": lambda x, y: x <= y, "eq": lambda x, y: x == y, "ne": lambda x, y: x != y}[op]
+        taken = [compare(x, y) for x, y in zip(a.values, b.values, strict=True)]
+        return Both(ex.where(condition, c.expr, d.expr), [x if t else y for t, x, y in zip(taken, c.values, d.values, strict=True)])
+    comparisons = st.sampled_from(["lt", "le", "eq", "ne"])
+    return st.one_of(st.builds(make, plain_ops, children, children), st.builds(make, plain_ops, children, children),
+                     st.builds(make, divisions, children, divisors), st.builds(choose, comparisons, children, children, children, children))
+
+
+expressions = st.recursive(leaves, combine, max_leaves=10).filter(lambda b: max(map(abs, b.values)) < 1 << 60)
+
+
+def values_of(e):
+    return np.broadcast_to(evaluate(e, BINDINGS), (len(POINTS),)).tolist()
+
+
+@settings(max_examples=600, deadline=None)
+@given(expressions)
+def test_simplified_expressions_keep_their_value(both):
+    assert values_of(both.expr) == both.values, both.expr.text
+
+
+@settings(max_examples=300, deadline=None)
+@given(expressions)
+def test_bounds_hold(both):
+    for bound, holds in ((integer.lower(both.expr), lambda b, v: b <= v), (integer.upper(both.expr), lambda b, v: v <= b)):
+        if bound is not None:
+            assert all(holds(b, v) for b, v in zip(values_of(bound), both.values, strict=True)), (both.expr.text, bound.text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(expressions, expressions)
+def test_proofs_hold(a, b):
+    if integer.prove_nonnegative(a.expr):
+        assert min(a.values) >= 0, a.expr.text
+    if integer.prove_lt(a.expr, b.expr):
+        assert all(x < y for x, y in zip(a.values, b.values, strict=True)), (a.expr.text, b.expr.text)
+    for op, same in (("lt", lambda x, y: x < y), ("le", lambda x, y: x <= y), ("eq", lambda x, y: x == y), ("ne", lambda x, y: x != y)):
+        found = ex.binary(op, a.expr, b.expr)
+        if found.is_const:
+            assert all(same(x, y) == found.value for x, y in zip(a.values, b.values, strict=True)), (op, a.expr.text, b.expr.text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(expressions)
+def test_substitution_keeps_the_value(both):
+    point = POINTS[-1]
+    found = ex.substitute_one(both.expr, {leaf: ex.const(v) for leaf, v in point.items()})
+    assert found.is_const and found.value == both.values[-1], both.expr.text
+
+
+@settings(max_examples=200, deadline=None)
+@given(expressions)
+def test_affine_forms_add_up(both):
+    form = integer.affine(both.expr, (I, J, K))
+    if form is not None:
+        assert not any(f.axes for f in form[0])
+        again = ex.total([*(f * a for f, a in zip(form[0], (I, J, K), strict=True)), form[1]])
+        assert values_of(again) == both.values
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(2, 6), min_size=1, max_size=4), st.lists(st.sampled_from([N, M]), max_size=2))
+def test_unravelling_a_linear_index_gives_it_back(constants, symbols):
+    shape = [ex.const(c) for c in constants] + symbols
+    index = tuple(ex.axis(n) for n in shape)
+    assert ex.unravel(ex.linear_index(index, shape), shape) == index
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_linearising_an_unravelled_position_joins_it(constants):
+    position = ex.axis(int(np.prod(constants)))
+    assert ex.linear_index(ex.unravel(position, constants), constants) is position
+
+
+def test_equal_expressions_are_the_same_object():
+    assert I * 6 + J is J + 6 * I
+    assert (I + J) * (I - J) is I * I - J * J
+    assert I * N // N is I and (I * N) % N is ex.const(0)
+    assert (I * 6 + J) // 6 is I and (I * 6 + J) % 6 is J
+    assert (J // 3) * 3 + J % 3 is J
+    assert N - N is ex.const(0)
+
+
+def test_proofs_know_loops_and_sizes():
+    assert integer.prove_lt(I, N) and integer.prove_nonnegative(K) and integer.prove_positive(N) and integer.prove_le(ex.const(2), M)
+    assert integer.prove_lt(I * 6 + J, N * 6)
+    assert not integer.prove_lt(I, M) and not integer.prove_positive(I)
+
+
+def test_constants_wrap_and_round():
+    assert ex.const(300, dt.uint8).value == 44 and ex.const(200, dt.int8).value == -56 and ex.const(9, dt.int4).value == -7
+    assert ex.const(0.1, dt.float16).value == float(np.float16(0.1))
+    assert (ex.const(7, dt.int32) / ex.const(-2, dt.int32)).value == -3
+    assert ex.binary("rem", ex.const(-7), ex.const(2)).value == -1 and (ex.const(-7) % 2).value == 1
+    assert (ex.const(5) // 0).value == 0
+    assert ex.const(0.0, dt.float32) is not ex.const(-0.0, dt.float32)
+
+
+def test_float_rules_keep_signed_zeros_and_nan():
+    x = ex.load(ex.Tensor("x", dt.float32, (ex.const(1),)), (0,))
+    assert x * 1.0 is x and x / 1.0 is x and x - 0.0 is x
+    assert x + 0.0 is not x and x * 0.0 is not ex.const(0.0, dt.float32)
+
+
+def test_fresh_reductions_rename_their_axes():
+    x = ex.Tensor("x", dt.float32, (ex.const(4),))
+    r = ex.axis(4, "r")
+    e = ex.reduce("sum", (r,), x[r])
+    other = ex.fresh_reductions(e)
+    assert other is not e and ex.reduce_axes(other)[0] is not r and not other.axes
+    arrays = {x: np.arange(4, dtype=np.float32)}
+    assert evaluate(other, arrays=arrays) == evaluate(e, arrays=arrays) == 6
