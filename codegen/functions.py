@@ -297,7 +297,7 @@ def _pow_signs(code: Code, x: Value, y: Value, result: Value) -> Value:
     whole = y.apply("llvm.trunc").equals(y)
     odd = whole & half.apply("llvm.trunc").differs(half)
     result = code.select(odd, result.copysign(x), result)
-    result = code.select((x < 0) & (x > -math.inf) & ~whole, math.nan, result)
+    result = code.select(((x < 0) & (x > -math.inf) & ~whole) | x.is_nan(), math.nan, result)
     return code.select(y.equals(0.0) | x.equals(1.0), 1.0, result)
 
 
