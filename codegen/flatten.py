@@ -86,8 +86,7 @@ class Flattener:
         """The flat form of a load whose indices are flat already."""
         tensor, fill = ex.load_tensor(e), ex.load_fill(e)
         if fill is None:
-            inside = all(n.is_const or integer.prove_nonnegative(i) and integer.prove_lt(i, n) for i, n in zip(e.args, tensor.shape, strict=True)
-                         if not (i.is_const and i.value == 0))
+            inside = all(integer.prove_nonnegative(i) and integer.prove_lt(i, n) for i, n in zip(e.args, tensor.shape, strict=True))
             return ex.load(self.buffer(tensor, not inside), (self.offset(tensor, e.args),))
         condition: Expr = ex.const(True, dt.boolean)
         for i, n in zip(e.args, tensor.shape, strict=True):

@@ -6,6 +6,7 @@ of the outer axes (a row, whose inner axes are loops).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..ir import dtypes as dt
 from ..ir import expr as ex
@@ -13,11 +14,13 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import MapNest
 from ..ir.target import Target
+from .cases import Facts, outer_condition, segments, with_facts
 from .flatten import FlatNest, FlatStore, flatten
 from .rows import RowEmitter, is_window
-from .scalar import Scope, Writer
+from .scalar import Scope, Writer, bare
 
 BLOCK = 4096  # elements of one unit of a flat loop
+MAX_CASES = 16  # copies of a loop under different conditions
 PART = 512  # elements of a row that one unit covers when it reduces across rows
 
 
@@ -44,7 +47,6 @@ class MapSchedule:
         self.writer = Writer()
         self.emitter = RowEmitter(self.writer, nest)
         self.least = len(nest.axes)  # axes that are bound before any store
-        self.done: set[FlatStore] = set()
 
     def call(self) -> KernelCall:
         root = Scope(None)
@@ -71,7 +73,7 @@ class MapSchedule:
         header, step = self.odometer(root, [(n, name) for n, _, name in digits])
         if part is not None:
             self.take_part(unit, axes[-1], digits[-1][2], part)
-        self.loops(unit, axes[:self.least], axes[self.least:])
+        self.loops(unit, axes[:self.least], axes[self.least:], self.nest.stores)
         unit.lines += step
         unit.close(header)
         return ex.product(n for n, _, _ in digits)
@@ -79,10 +81,13 @@ class MapSchedule:
     def flat(self, root: Scope) -> Expr:
         """One loop over a block of elements."""
         axis, = self.nest.axes
-        name, extent = self.writer.name("i"), self.writer.parameter(axis.extent, axis)
-        block = Scope(root, {axis: name})
-        self.stores(block, self.nest.axes)
-        block.close(f"for {name} in range(lo * {BLOCK}, min(hi * {BLOCK}, {extent})):")
+        extent = self.writer.parameter(axis.extent, axis)
+        if len(segments([s.value for s in self.nest.stores], axis, frozenset())) <= 1:
+            self.emitter.ranges[axis] = (f"lo * {BLOCK}", f"min(hi * {BLOCK}, {extent})")
+        else:
+            root.lines += [f"first = lo * {BLOCK}", f"end = min(hi * {BLOCK}, {extent})"]
+            self.emitter.ranges[axis] = ("first", "end")
+        self.loops(root, (), (axis,), self.nest.stores)
         return ex.ceildiv(axis.extent, BLOCK)
 
     # ----------------------------------------------------------------------------------------------------------------- units
@@ -128,24 +133,66 @@ class MapSchedule:
         return "for u in range(lo, hi):", odometer_step(names, sizes)
 
     # ----------------------------------------------------------------------------------------------------------------- loops
-    def loops(self, scope: Scope, bound: tuple[Expr, ...], inner: tuple[Expr, ...]) -> None:
-        """Nested loops over `inner`, each store in the loop where its last axis is bound."""
+    def loops(self, scope: Scope, bound: tuple[Expr, ...], inner: tuple[Expr, ...], stores: tuple[FlatStore, ...]) -> None:
+        """Nested loops over `inner`, each store in the loop where its last axis is bound, conditions outside of the loops they do not change in."""
         self.emitter.prepare(scope)
-        self.stores(scope, bound)
-        if not inner:
+        here = [s for s in stores if self.used(s) <= set(bound)]
+        for s in here:
+            self.store(s, scope)
+        stores = tuple(s for s in stores if s not in here)
+        if not inner or not stores:
             return
-        early = [s for s in self.nest.stores if s not in self.done and self.used(s) <= {*bound, inner[-1]}] if len(inner) > 1 else []
-        if early:
-            self.emitter.nested(inner[-1:], scope, lambda block: [self.store(s, block) for s in early])
-        block, header = self.emitter.loop(inner[0], scope)
-        self.loops(block, bound + inner[:1], inner[1:])
-        block.close(header)
+        if len(inner) > 1:
+            early = tuple(s for s in stores if self.used(s) <= {*bound, inner[-1]})
+            if early:
+                self.loops(scope, bound, inner[-1:], early)
+                stores = tuple(s for s in stores if s not in early)
+        self.cases(scope, bound, inner, stores, MAX_CASES)
 
-    def stores(self, scope: Scope, bound: tuple[Expr, ...]) -> None:
-        """The stores that need no further axis."""
-        for s in self.nest.stores:
-            if s not in self.done and self.used(s) <= set(bound):
-                self.store(s, scope)
+    def cases(self, scope: Scope, bound: tuple[Expr, ...], inner: tuple[Expr, ...], stores: tuple[FlatStore, ...], budget: int) -> None:
+        """The loop over the next axis, behind the conditions that are known before it."""
+        found = outer_condition([s.value for s in stores], scope.bound()) if budget > 1 else None
+        if found is None:
+            self.segmented(scope, bound, inner, stores)
+            return
+        condition, yes, no = found
+        text = bare(self.emitter.value(condition, scope))
+        blocks = []
+        for header, facts in ((f"if {text}:", yes), ("else:", no)):
+            block = Scope(scope, conditional=True)
+            self.cases(block, bound, inner, self.known(stores, facts), budget // 2 if facts is yes else budget - 1)
+            blocks.append((block, header))
+        for block, header in blocks:
+            block.close(header)
+
+    def segmented(self, scope: Scope, bound: tuple[Expr, ...], inner: tuple[Expr, ...], stores: tuple[FlatStore, ...]) -> None:
+        """The loop over the next axis, cut where conditions on it change if it is the innermost."""
+        axis, e = inner[0], self.emitter
+        parts = segments([s.value for s in stores], axis, scope.bound()) if len(inner) == 1 else []
+        if len(parts) <= 1:
+            block, header = e.loop(axis, scope)
+            self.loops(block, bound + (axis,), inner[1:], stores)
+            block.close(header)
+            return
+        start, end = e.ranges.get(axis) or ("0", self.writer.parameter(axis.extent, axis))
+        for part in parts:
+            stop = end
+            if part.end is not None:
+                stop = self.writer.name("j")
+                scope.lines.append(f"{stop} = min(max({bare(e.value(part.end, scope))}, {start}), {end})")
+            name = self.writer.name("i")
+            block = Scope(scope, {axis: name}, conditional=True)
+            self.loops(block, bound + (axis,), (), self.known(stores, part.facts))
+            block.close(f"for {name} in range({start}, {stop}):")
+            start = stop
+
+    def known(self, stores: tuple[FlatStore, ...], facts: Facts) -> tuple[FlatStore, ...]:
+        """The stores where conditions are decided."""
+        if not facts:
+            return stores
+        new = tuple(replace(s, value=with_facts(s.value, facts)) for s in stores)
+        self.emitter.count([s.value for s in new])
+        return new
 
     def used(self, store: FlatStore) -> frozenset[Expr]:
         return store.offset.axes | store.value.axes
@@ -153,7 +200,6 @@ class MapSchedule:
     def store(self, store: FlatStore, scope: Scope) -> None:
         value = self.emitter.value(store.value, scope)
         scope.lines.append(self.emitter.store(store.tensor, self.emitter.value(store.offset, scope), value))
-        self.done.add(store)
 
 
 def odometer_step(names: Sequence[str], sizes: Sequence[str]) -> list[str]:

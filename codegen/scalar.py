@@ -163,14 +163,18 @@ class Emitter:
         self.ranges: dict[Expr, tuple[str, str]] = {}  # axes of which a unit covers a part: first and end
         self.reductions: list[Expr] = []
         self.uses: Counter[Expr] = Counter()
+        self._counted: set[Expr] = set()
         self._guarded_cache: dict[Expr, bool] = {}
         self._keys: dict[Expr, str] = {}
 
     def count(self, roots: Iterable[Expr]) -> None:
         """Note how often each expression is used, to give names to those used more than once."""
         for e in ex.walk(roots):
+            if e in self._counted:
+                continue
+            self._counted.add(e)
             self.uses.update(set(ex.children(e)) if e.op == "poly" else e.args)
-            if e.op == "reduce" and e not in self.reductions:
+            if e.op == "reduce":
                 self.reductions.append(e)
 
     # ------------------------------------------------------------------------------------------------------------- placement
@@ -228,7 +232,7 @@ class Emitter:
             scope.names[e] = text
             return text
         name = self.writer.name("t")
-        scope.lines.append(f"{name} = {_bare(text)}")
+        scope.lines.append(f"{name} = {bare(text)}")
         scope.names[e] = name
         return name
 
@@ -268,18 +272,18 @@ class Emitter:
         if op == "div" and operand.is_float:
             return f"({a[0]} / {a[1]})"
         if op == "bitcast":
-            return f"{self.writer.math(f'bits_{e.args[0].dtype.short}_to_{kind.short}')}({_bare(a[0])})"
-        return f"{self.writer.math(f'{op}_{operand.short}')}({', '.join(map(_bare, a))})"
+            return f"{self.writer.math(f'bits_{e.args[0].dtype.short}_to_{kind.short}')}({bare(a[0])})"
+        return f"{self.writer.math(f'{op}_{operand.short}')}({', '.join(map(bare, a))})"
 
     def wrapped(self, text: str, dtype: DType) -> str:
         """Integer arithmetic narrower than 64 bits, cut back to its type (Numba widens it)."""
         if dtype.is_integer and dtype.bits < 64:
-            return f"{number_type(dtype)}({_bare(text)})"
+            return f"{number_type(dtype)}({bare(text)})"
         return text
 
     def load(self, e: Expr, scope: Scope) -> str:
         tensor = self.buffers.get(ex.load_tensor(e), ex.load_tensor(e))
-        buffer, at = self.writer.buffer(tensor), _bare(self.value(e.args[0], scope))
+        buffer, at = self.writer.buffer(tensor), bare(self.value(e.args[0], scope))
         if tensor.dtype.kind == "bool":
             return f"({buffer}[{at}] != 0)"
         if tensor.dtype.bits < 8 or (tensor.dtype.is_float and tensor.dtype.bits < 32):
@@ -290,7 +294,7 @@ class Emitter:
         """The statement that writes one element."""
         buffer = self.writer.buffer(tensor)
         self.writer.written.add(tensor)
-        at, value = _bare(at), _bare(value)
+        at, value = bare(at), bare(value)
         if tensor.dtype.kind == "bool":
             return f"{buffer}[{at}] = uint8({value})"
         if tensor.dtype.bits < 8 or (tensor.dtype.is_float and tensor.dtype.bits < 32):
@@ -300,7 +304,7 @@ class Emitter:
     def cast(self, e: Expr, scope: Scope) -> str:
         """A conversion; narrow floats are held as float32, so that widening them costs nothing and narrowing rounds."""
         source, target = e.args[0].dtype, e.dtype
-        a = _bare(self.value(e.args[0], scope))
+        a = bare(self.value(e.args[0], scope))
         if target.kind == "bool":
             return f"({a} != {literal(0, source)})" if a.isidentifier() else f"(({a}) != {literal(0, source)})"
         if source.is_float and target is dt.compute_type(source):
@@ -360,12 +364,12 @@ class Emitter:
     # ----------------------------------------------------------------------------------------------------------- control flow
     def branch(self, e: Expr, scope: Scope) -> str:
         """A `where` of which only the chosen side is evaluated: a statement in `scope`."""
-        condition = _bare(self.value(e.args[0], scope))
+        condition = bare(self.value(e.args[0], scope))
         name = self.writer.name("t")
         blocks = []
         for header, side in ((f"if {condition}:", e.args[1]), ("else:", e.args[2])):
             block = Scope(scope, conditional=True)
-            text = _bare(self.value(side, block))
+            text = bare(self.value(side, block))
             block.lines.append(f"{name} = {text}")
             blocks.append((block, header))
         for block, header in blocks:  # after both, whose invariants may have landed in `scope`
@@ -425,11 +429,11 @@ class Emitter:
         if kind in ("sum", "prod"):
             if dtype.is_float:
                 name_of = self.writer.function(f"{kind}_{dtype.short}", "accumulate", kind, dtype.short)
-                return f"{name_of}({name}, {_bare(value)})"
+                return f"{name_of}({name}, {bare(value)})"
             if dtype.kind == "bool":
                 raise UnsupportedError(f"{kind} of bool values; cast them first")
-            return _bare(self.wrapped(f"({name} {'+' if kind == 'sum' else '*'} {value})", dtype))
-        return f"{self.writer.math(f'{kind}_{dtype.short}')}({name}, {_bare(value)})"
+            return bare(self.wrapped(f"({name} {'+' if kind == 'sum' else '*'} {value})", dtype))
+        return f"{self.writer.math(f'{kind}_{dtype.short}')}({name}, {bare(value)})"
 
     def position(self, e: Expr, scope: Scope) -> str:
         """The index of the largest or smallest value along one axis; NaN counts as beyond both."""
@@ -469,7 +473,7 @@ def identity(kind: str, dtype: DType) -> ex.Scalar:
     return low if kind == "max" else high
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """The text without a pair of parentheses around the whole."""
     if not text.startswith("(") or not text.endswith(")"):
         return text
