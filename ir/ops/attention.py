@@ -45,14 +45,13 @@ class Operands:
         return self.kv_heads * self.groups
 
 
-def scores(n: Lowering, o: Operands, scale: float | Expr) -> Tensor:
+def scores(n: Lowering, o: Operands, scale: Expr) -> Tensor:
     """scale * Q K' of every query head: [batch, heads, queries, keys] in the compute type. The heads of a group are rows of one product."""
     kind = dt.compute_type(o.dtype)
-    factor = scale if isinstance(scale, Expr) else ex.const(scale, kind)
     return n.contract((o.batch, o.kv_heads), (o.groups, o.queries), (o.keys,), (o.width,),
                       lambda b, r, k: o.q(b[0], b[1] * o.groups + r[0], r[1], k[0]), lambda b, c, k: o.k(b[0], b[1], c[0], k[0]),
                       (o.batch, o.heads, o.queries, o.keys), lambda b, r, c: (b[0], b[1] * o.groups + r[0], r[1], c[0]),
-                      value=lambda acc: acc * factor, dtype=kind)
+                      value=lambda acc: acc * scale, dtype=kind)
 
 
 def masked(raw: Tensor, softcap: float, bias: Score, allowed: Score) -> Element:
@@ -223,7 +222,7 @@ class Attention(Op):
         softcap = float(n.attr("softcap"))
         logits = masked(raw, softcap, bias, allowed)
         precision = n.attr("softmax_precision")
-        weights = probabilities(n, o, logits, o.dtype, may_mask, dt.compute_type(dt.BY_CODE[int(precision)]) if precision else kind)
+        weights = probabilities(n, o, logits, kind, may_mask, dt.compute_type(dt.BY_CODE[int(precision)]) if precision else kind)
         y = mix(n, o, weights, n.input(0).rank == 3)
         extra = None
         if n.wants(3):
