@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -461,9 +462,19 @@ def _spell(e: Expr) -> str:
 # --------------------------------------------------------------------------------------------------------------- folding
 def fold(op: str, args: tuple[Scalar, ...], dtype: DType) -> Scalar:
     """The value of an operator on constants, computed as the kernel would: NumPy in the compute type of `dtype`."""
+    if dtype is dt.int64 and op in _WHOLE:
+        return _WHOLE[op](*args)
     kind = dt.compute_type(dtype).numpy
     with np.errstate(all="ignore"):
         return evaluate_op(op, [np.asarray(a, kind) for a in args]).item()
+
+
+# Operators on whole numbers that need no array; `const` wraps what they give.
+_WHOLE: dict[str, Callable[..., int | bool]] = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "min": min, "max": max, "neg": operator.neg, "abs": abs,
+    "floordiv": lambda a, b: a // b if b else 0, "mod": lambda a, b: a % b if b else 0,
+    "lt": operator.lt, "le": operator.le, "eq": operator.eq, "ne": operator.ne,
+}
 
 
 def evaluate_op(op: str, a: Sequence[np.ndarray]) -> np.ndarray:

@@ -99,9 +99,9 @@ def window(n: Lowering, size: Sequence[Expr], kernel: Sequence[ExprLike], ceil_m
         else:
             first, last = ex.const(pads[k]), ex.const(pads[k + count])
             room = d + first + last - reach
-            if room.is_const and room.value < 0:
-                raise n.error(f"a kernel reaching over {reach.text} elements is larger than the padded input of {(d + first + last).text}")
             windows = (ex.ceildiv(room, s) if ceil_mode else room // s) + 1
+            if windows.is_const and windows.value < 1:
+                raise n.error(f"a kernel reaching over {reach.text} elements is larger than the padded input of {(d + first + last).text}")
             if ceil_mode and s > 1:
                 windows = ex.where((windows - 1) * s >= d + first, windows - 1, windows)
         begin.append(first)
