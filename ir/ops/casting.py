@@ -1,6 +1,7 @@
 """Conversions between element types."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +13,9 @@ from ..expr import Expr, Tensor
 from ..graph import Value
 from ..loops import Ref
 from .base import REQUIRED, Builder, Lowering, NodeView, Op, Sample, register
+from .callbacks import parse_numbers, spell_numbers
 from .elementwise import real_sample
+from .views import call_host
 
 
 def element_type(n: NodeView, name: str, default: DType | None = None) -> DType:
@@ -34,7 +37,8 @@ def convert(n: Lowering, x: Tensor, to: DType) -> Ref:
     if x.dtype is to:
         return x
     if dt.string in (x.dtype, to):
-        return n.host(lambda a, *rest: [strings_from(a) if to is dt.string else numbers_from(a, to)], [(to, x.shape)], "strings are converted")[0]
+        function = spell_numbers if to is dt.string else functools.partial(parse_numbers, to.name)
+        return call_host(n, function, [x], to, x.shape, "strings are converted")
     saturate = bool(n.attr("saturate"))
 
     def body(*i: Expr) -> Expr:
@@ -62,48 +66,6 @@ def power_of_two(x: Expr, mode: str, saturate: bool) -> Expr:
     rounded = ex.where(infinite, largest if saturate else 0x7FC00000, rounded)
     value = ex.bitcast(ex.where(bits <= least, least, rounded), dt.float32)
     return ex.where(ex.unary("isnan", x), x, value)
-
-
-def strings_from(a: np.ndarray) -> np.ndarray:
-    """Numbers as their shortest decimal spelling."""
-    def spell(v: object) -> str:
-        if isinstance(v, np.bool_):
-            return "True" if v else "False"
-        if isinstance(v, np.integer):
-            return str(int(v))
-        number = float(v)
-        if np.isnan(number):
-            return "NaN"
-        if np.isinf(number):
-            return "INF" if number > 0 else "-INF"
-        exact = v if isinstance(v, np.floating) else np.float32(number)
-        return np.format_float_positional(exact, trim="-") if _plain(number) else repr(number)
-    flat = np.asarray(a).reshape(-1)
-    out = np.empty(flat.size, object)
-    out[:] = [spell(v) for v in flat]
-    return out.reshape(np.shape(a))
-
-
-def _plain(number: float) -> bool:
-    return number == 0 or 1e-5 <= abs(number) < 1e16
-
-
-def numbers_from(a: np.ndarray, to: DType) -> np.ndarray:
-    """Decimal spellings as numbers; INF, -INF and NaN in any case."""
-    def parse(s: object) -> float | int | bool:
-        text = s.decode() if isinstance(s, bytes) else str(s)
-        if to.is_integer:
-            try:
-                return int(text)
-            except ValueError:
-                return int(float(text))
-        if to is dt.boolean:
-            return text.strip().lower() in ("true", "1") or (text.strip().lower() not in ("false", "0", "") and bool(float(text)))
-        return float(text)
-    flat = np.asarray(a, object).reshape(-1)
-    values = [parse(s) for s in flat]
-    wide = np.array(values, dtype=np.uint64 if to is dt.uint64 else np.int64 if to.is_integer else np.bool_ if to is dt.boolean else np.float64)
-    return wide.astype(to.numpy).reshape(np.shape(a))
 
 
 @register

@@ -15,6 +15,7 @@ from ..expr import Expr, Tensor
 from ..graph import Value
 from ..loops import Ref
 from .base import Builder, Lowering, Op, Sample, broadcast_load, register
+from .callbacks import choose_strings, compare_strings
 
 
 def wide(x: Expr) -> Expr:
@@ -249,7 +250,7 @@ class Equal(Comparison):
 
     def lower(self, n: Lowering) -> Ref:
         if n.input(0).dtype is dt.string:
-            return n.host(lambda a, b: [np.equal(a, b).astype(np.bool_)], [(dt.boolean, n.broadcast(n.input(0), n.input(1)))], "strings are compared")[0]
+            return n.host(compare_strings, [(dt.boolean, n.broadcast(n.input(0), n.input(1)))], "strings are compared")[0]
         return super().lower(n)
 
 
@@ -453,7 +454,7 @@ class Where(Op):
         c, a, b = n.input(0), n.input(1), n.input(2)
         shape = n.broadcast(c, a, b)
         if a.dtype is dt.string:
-            return n.host(lambda c, a, b: [np.where(c, a, b)], [(dt.string, shape)], "strings are chosen")[0]
+            return n.host(choose_strings, [(dt.string, shape)], "strings are chosen")[0]
         return n.map(shape, lambda *i: ex.where(broadcast_load(c, shape, i), broadcast_load(a, shape, i), broadcast_load(b, shape, i)))
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:

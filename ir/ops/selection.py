@@ -13,10 +13,11 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..expr import Expr, Tensor
 from ..graph import Value
-from ..loops import HostNest, Ref, Routine, load, store
+from ..loops import Ref, Routine, load, store
 from .base import Builder, Lowering, Op, Sample, register
+from .callbacks import rank_strings, take_strings
 from .elementwise import real_sample
-from .views import View, select
+from .views import View, call_host, select
 
 
 # ---------------------------------------------------------------------------------------------------------------- positions
@@ -254,8 +255,7 @@ class Unique(Op):
             raise n.unsupported("Unique of complex numbers")
         ranks = x
         if x.dtype is dt.string:
-            ranks = n.tensor(x.shape, dt.int64, "ranks")
-            n.nests.append(HostNest(_rank_strings, (x,), (ranks,), "strings are compared", n.origin))
+            ranks = call_host(n, rank_strings, [x], dt.int64, x.shape, "strings are compared")
         axis = n.attr("axis")
         at = 0 if axis is None else n.axis(axis, x.rank)
         size = x.numel() if axis is None else x.shape[at]
@@ -277,9 +277,7 @@ class Unique(Op):
             shape = [number if k == at else d for k, d in enumerate(x.shape)]
             place = n.map(shape, lambda *i: ex.linear_index((*i[:at], first[i[at]], *i[at + 1:]), x.shape))
         if x.dtype is dt.string:
-            y = n.tensor(shape, dt.string, "strings")
-            n.nests.append(HostNest(lambda p, s: [np.asarray(s, object).reshape(-1)[p]], (place, x), (y,), "strings are moved", n.origin))
-            return y
+            return call_host(n, take_strings, [place, x], dt.string, shape, "strings are moved")
         return n.map(shape, lambda *i: x[ex.unravel(place[i], x.shape)])
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
@@ -290,9 +288,3 @@ class Unique(Op):
         yield Sample((x,), outputs=4)
         yield Sample((x,), {"sorted": 0}, outputs=4, name="appearance")
         yield Sample((np.array([[1, 0, 0], [1, 0, 0], [2, 3, 4]], np.int64),), {"axis": 0}, outputs=4, name="rows")
-
-
-def _rank_strings(strings: np.ndarray) -> list[np.ndarray]:
-    texts = np.asarray(strings, object).reshape(-1)
-    rank = {s: k for k, s in enumerate(sorted(set(texts.tolist())))}
-    return [np.array([rank[s] for s in texts.tolist()], np.int64).reshape(np.shape(strings))]

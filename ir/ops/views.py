@@ -4,16 +4,16 @@ Views stay expressions, affine wherever shapes allow, so that fusion can let a c
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from .. import dtypes as dt
 from .. import expr as ex
+from ..dtypes import DType
 from ..expr import Expr, ExprLike, Tensor
 from ..integer import prove_nonnegative, prove_positive
 from ..loops import HostNest, Ref
 from .base import Lowering, Op
+from .callbacks import take_strings
 
 LARGE = 2**31 - 1  # a bound at or beyond which exporters mean "to the end"
 
@@ -204,9 +204,7 @@ def _string_view(op: View, n: Lowering) -> Ref | list[Ref | None]:
         if not isinstance(r, Tensor) or r.dtype is not dt.int64 or (id(r) in moved and id(r) not in stands):
             out.append(r)
             continue
-        t = n.tensor(r.shape, dt.string, "strings")
-        n.nests.append(HostNest(_take_strings, (r, *strings), (t,), "strings are moved", n.origin))
-        out.append(t)
+        out.append(call_host(n, take_strings, [r, *strings], dt.string, r.shape, "strings are moved"))
     return out[0] if single else out
 
 
@@ -214,9 +212,11 @@ def _positions(n: Lowering, t: Tensor, offset: Expr) -> Tensor:
     return n.map(t.shape, lambda *i: offset + ex.linear_index(i, t.shape))
 
 
-def _take_strings(positions: np.ndarray, *strings: np.ndarray) -> list[np.ndarray]:
-    flat = np.concatenate([np.asarray(s, object).reshape(-1) for s in strings])
-    return [flat[positions]]
+def call_host(n: Lowering, function: Callable[..., Sequence[object]], inputs: Sequence[Ref], dtype: DType, shape: Sequence[Expr], reason: str) -> Tensor:
+    """A tensor that a Python function computes from the given values, which need not be the node's own inputs."""
+    t = n.tensor(shape, dtype, "host")
+    n.nests.append(HostNest(function, tuple(inputs), (t,), reason, n.origin))
+    return t
 
 
 def surely_positive(e: Expr) -> bool:
