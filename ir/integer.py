@@ -114,6 +114,8 @@ def simplify(op: str, a: Expr, b: Expr) -> Expr | None:
         for x, y in ((a, b), (b, a)):
             if prove_le(x, y):
                 return x if op == "min" else y
+        if (a.is_const, a.text) > (b.is_const, b.text):
+            return make(op, (b, a), a.dtype)
     if op in ("lt", "le", "eq", "ne"):
         return _compare(op, a, b)
     return None
@@ -359,9 +361,21 @@ def _least(atom: Expr) -> int | None:
         return low.value
     if low is not None and low is not atom and _minimum_of_symbols(low):
         return 0
+    if atom.op in ("min", "max"):
+        bounds = [_least_value(a) for a in atom.args]
+        if atom.op == "max" or None not in bounds:
+            return max((b for b in bounds if b is not None), default=None) if atom.op == "max" else min(bounds)
     if atom.op == "floordiv" and prove_nonnegative(atom.args[0]) and prove_positive(atom.args[1]):
         return 0
     return None
+
+
+def _least_value(e: Expr) -> int | None:
+    """A constant that a size expression certainly reaches: the constant itself, the least value of an atom, or 0 where that is certain."""
+    if e.is_const:
+        return e.value
+    least = _least(e) if e.op != "poly" else None
+    return least if least is not None else 0 if prove_nonnegative(e) else None
 
 
 @lru_cache(maxsize=65536)
@@ -370,7 +384,28 @@ def prove_nonnegative(e: Expr) -> bool:
     if e.is_const:
         return e.value >= 0
     low = lower(e)
-    return low is not None and _minimum_of_symbols(low)
+    if low is not None and _minimum_of_symbols(low):
+        return True
+    return _by_cases(e)
+
+
+def _by_cases(e: Expr) -> bool:
+    """Whether e >= 0 follows from putting the operands of a min, max or where in its place.
+
+    +max(a, b), -min(a, b): enough if it holds for one operand;   -max(a, b), +min(a, b), where(c, a, b): it must hold for both.
+    """
+    for mono, k in terms(e).items():
+        for pos, atom in enumerate(mono):
+            if atom.op not in ("min", "max", "where") or (atom.op == "where" and atom.axes):
+                continue
+            others = mono[:pos] + mono[pos + 1:]
+            if not all(prove_nonnegative(o) for o in others):
+                continue
+            rest = {m: c for m, c in terms(e).items() if m != mono}
+            cases = (from_terms(add_terms(rest, mul_terms({others: k}, terms(a)))) for a in atom.args[-2:])
+            enough = any if atom.op == ("max" if k > 0 else "min") else all
+            return enough(prove_nonnegative(c) for c in cases)
+    return False
 
 
 def prove_positive(e: Expr) -> bool:

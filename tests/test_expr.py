@@ -68,13 +68,13 @@ def values_of(e):
     return np.broadcast_to(evaluate(e, BINDINGS), (len(POINTS),)).tolist()
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions)
 def test_simplified_expressions_keep_their_value(both):
     assert values_of(both.expr) == both.values, both.expr.text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions)
 def test_bounds_hold(both):
     for bound, holds in ((integer.lower(both.expr), lambda b, v: b <= v), (integer.upper(both.expr), lambda b, v: v <= b)):
@@ -82,7 +82,7 @@ def test_bounds_hold(both):
             assert all(holds(b, v) for b, v in zip(values_of(bound), both.values, strict=True)), (both.expr.text, bound.text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions, expressions)
 def test_proofs_hold(a, b):
     if integer.prove_nonnegative(a.expr):
@@ -95,7 +95,7 @@ def test_proofs_hold(a, b):
             assert all(same(x, y) == found.value for x, y in zip(a.values, b.values, strict=True)), (op, a.expr.text, b.expr.text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions)
 def test_substitution_keeps_the_value(both):
     point = POINTS[-1]
@@ -103,7 +103,7 @@ def test_substitution_keeps_the_value(both):
     assert found.is_const and found.value == both.values[-1], both.expr.text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expressions)
 def test_affine_forms_add_up(both):
     form = integer.affine(both.expr, (I, J, K))
