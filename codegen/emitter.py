@@ -76,6 +76,11 @@ class Code:
         """Whether float16 <-> float32 is an instruction."""
         return self.target.isa in ("avx2", "avx512", "neon") or "+f16c" in self.target.features.split(",")
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether multiplying by any power of two is an instruction (`scaled`)."""
+        return self.target.isa == "avx512"
+
     def value(self, v: ir.Value) -> "Value":
         return Value(self, v)
 
@@ -236,6 +241,11 @@ class Value:
         if self.is_float:
             return self.apply("llvm.fabs")
         return self.code.call("llvm.abs", self.v.type, (self,), (self.v.type,), tail=(ir.Constant(BOOL, 0),))
+
+    def scaled(self, exponent: "Value") -> "Value":
+        """This float times 2^exponent, rounded once; exponents are integers within 32 bits."""
+        exponent = exponent.cast("trunc", ir.IntType(32))
+        return self.code.call("llvm.ldexp", self.v.type, (self, exponent), (self.v.type, exponent.v.type))
 
     def copysign(self, sign: Number) -> "Value":
         return self.apply("llvm.copysign", sign)

@@ -99,8 +99,9 @@ def _power_of_two(x: Value, exponent: Value) -> Value:
 
 def _scale(code: Code, y: Value, word: Value, less: int = 0) -> Value:
     """y * 2^(n - less) for the n in the low bits of `word`, in two steps so that large results do not overflow early and denormal ones are right."""
-    f = y.format
-    n = word - (code.constant(y.v.type, f.magic).word() + less)
+    n = word - (code.constant(y.v.type, y.format.magic).word() + less)
+    if code.has_scale:
+        return y.scaled(n)
     half = n >> 1
     return y * _power_of_two(y, half) * _power_of_two(y, n - half)
 

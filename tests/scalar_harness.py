@@ -3,17 +3,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import llvmlite.binding as llvm
 import numpy as np
-
 from sardonyx.codegen import mathlib, numba_backend
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import target as targets
 from sardonyx.ir.kernel import KernelSource
 
 TARGETS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64")
+# Those of them that this machine can run, with their different code paths.
+RUNNABLE = TARGETS[:3] if llvm.get_host_cpu_features().get("avx512vl") else TARGETS[:2]
 _ENGINES: list[object] = []
 
 
@@ -39,7 +40,7 @@ def assembly(name: str, target: str, fastmath: tuple[str, ...] = ()) -> str:
     return numba_backend.emit_assembly(loop(name, fastmath), targets.NAMED[target])
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(name: str, target: str = "x86-64-v3", fastmath: tuple[str, ...] = (), run: bool = True) -> Callable[..., np.ndarray]:
     """The loop as a function from arrays to an array (`out` may be given)."""
     kernel = loop(name, fastmath)
