@@ -205,6 +205,24 @@ def wrap(code: Code, x: Value, dtype: DType) -> Value:
     return x << (8 - dtype.bits) >> (8 - dtype.bits)
 
 
+def _to_integer(code: Code, x: Value, to: DType) -> Value:
+    """Truncation towards zero of a float within the range of an integer type; beyond it the nearest end, 0 for NaN.
+
+    LLVM's saturating conversion means the same but is not widened by its loop vectoriser.
+    """
+    signed, goal = to.kind == "int", llvm_type(to)
+    low, high = (-(1 << to.bits - 1), (1 << to.bits - 1) - 1) if signed else (0, (1 << to.bits) - 1)
+    digits = x.format.fraction + 1
+    reachable = high if to.bits <= digits else high >> (high.bit_length() - digits) << (high.bit_length() - digits)
+    inside = code.select(x < float(low), float(low), x)
+    inside = code.select(inside > float(reachable), float(reachable), inside)
+    inside = code.select(x.is_nan(), 0.0, inside)
+    if to.bits < 32:
+        return inside.cast("fptosi", I32).cast("trunc", goal)
+    out = inside.cast("fptosi" if signed else "fptoui", goal)
+    return out if reachable == high else code.select(x > float(reachable), high, out)
+
+
 def convert(code: Code, x: Value, source: DType, to: DType, saturate: bool = False) -> Value:
     """ONNX Cast between values in variables. Float to integer truncates and saturates, NaN gives 0; integers wrap; anything to bool is `!= 0`."""
     goal = llvm_type(to)
@@ -221,13 +239,7 @@ def convert(code: Code, x: Value, source: DType, to: DType, saturate: bool = Fal
             x = x.cast("fpext", goal)
         return unpack(code, pack(code, x, to, saturate), to) if is_narrow(to) and to is not source else x
     if source.is_float:
-        kind = x.shaped(goal)
-        x = code.call("llvm.fptosi.sat" if to.kind == "int" else "llvm.fptoui.sat", kind, (x,), (kind, x.v.type))
-        if to.bits < 8:
-            low, high = (-(1 << to.bits - 1), (1 << to.bits - 1) - 1) if to.kind == "int" else (0, (1 << to.bits) - 1)
-            x = x.apply("llvm.smin" if to.kind == "int" else "llvm.umin", high)
-            x = x.apply("llvm.smax", low) if to.kind == "int" else x
-        return x
+        return _to_integer(code, x, to)
     if goal.width < x.element.width:
         x = x.cast("trunc", goal)
     else:
