@@ -1,55 +1,55 @@
-"""How a plan names what runs on the host.
+"""Naming host callbacks, so that a plan can be stored as data and its callbacks found again.
 
-A host callback is a module-level function of this package, or `functools.partial` of one with arguments that JSON can hold. It takes one value per input of its
-node (NumPy array, list, None, ...) and returns one per output. A container keeps its module's name, its own name and the bound arguments.
+A callback is a function of this package's operator modules, a `functools.partial` of one with JSON-able arguments, or an instance of a frozen dataclass of
+these modules with JSON-able fields and a `__call__`. Nothing else can be stored, and nothing outside of these modules is ever called by name.
 """
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
-import json
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable
+from typing import Any
 
-from ..errors import ModelError, UnsupportedError
+from ..errors import SardonyxError
 
-HostCallback = Callable[..., Sequence[object]]
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-def host_function_to_data(function: object) -> list[object]:
-    """JSON-able form of a callback: [module, name, positional arguments, keyword arguments].
+def host_function_to_data(function: object) -> Any:
+    """JSON-able name of a callback.
 
     Raises:
-        UnsupportedError: the callback is no function of this package, or its arguments are no JSON data.
+        SardonyxError: it is not one of the forms above.
     """
-    bound, positional, keywords = function, [], {}
     if isinstance(function, functools.partial):
-        bound, positional, keywords = function.func, list(function.args), dict(function.keywords)
-    package, _, module = getattr(bound, "__module__", "").rpartition(".")
-    name = getattr(bound, "__qualname__", type(bound).__name__)
-    if package != _PACKAGE or "." in name:
-        raise UnsupportedError(f"the host step '{name}' cannot be written to a file", hint="keep the ONNX model and compile it where it runs")
-    data = [module, name, positional, keywords]
-    try:
-        json.dumps(data)
-    except TypeError as e:
-        raise UnsupportedError(f"the arguments of the host step '{name}' cannot be written to a file: {e}") from e
-    return data
+        if function.keywords:
+            raise SardonyxError(f"host callback {function}: only positional arguments can be stored")
+        return [*host_function_to_data(function.func)[:2], "partial", list(function.args)]
+    if isinstance(function, types.FunctionType) and function.__module__.startswith(_PACKAGE + ".") and function.__qualname__ == function.__name__:
+        return [function.__module__.removeprefix(_PACKAGE + "."), function.__name__, "function", []]
+    kind = type(function)
+    if dataclasses.is_dataclass(function) and kind.__module__.startswith(_PACKAGE + ".") and callable(function):
+        return [kind.__module__.removeprefix(_PACKAGE + "."), kind.__name__, "object", [getattr(function, f.name) for f in dataclasses.fields(function)]]
+    raise SardonyxError(f"host callback {function!r} is not a function of an operator module and cannot be stored")
 
 
-def host_function_from_data(data: Sequence[object]) -> HostCallback:
-    """The callback that `host_function_to_data` described.
+def host_function_from_data(data: Any) -> Callable[..., Any]:
+    """The callback that `host_function_to_data` named.
 
     Raises:
-        ModelError: the data name no function of this package.
+        SardonyxError: there is no such function.
     """
-    module, name, positional, keywords = data
-    if not isinstance(module, str) or not isinstance(name, str) or not module.isidentifier() or not name.isidentifier():
-        raise ModelError(f"a host step is named {module!r}.{name!r}, which is no function of this package")
+    module, name, form, arguments = data
+    if not all(part.isidentifier() for part in (module, name)) or form not in ("function", "partial", "object"):
+        raise SardonyxError(f"host callback {module}.{name} is not a name")
     try:
-        found = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name, None)
-    except ModuleNotFoundError as e:
-        raise ModelError(f"the host step {module}.{name} is unknown", hint="the file was written by another version") from e
-    if not callable(found) or getattr(found, "__module__", None) != f"{_PACKAGE}.{module}":
-        raise ModelError(f"the host step {module}.{name} is unknown", hint="the file was written by another version")
-    return functools.partial(found, *positional, **keywords) if positional or keywords else found
+        found = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)
+    except (ModuleNotFoundError, AttributeError) as e:
+        raise SardonyxError(f"host callback {module}.{name} is not part of this version; compile the model again") from e
+    if isinstance(found, types.FunctionType):
+        return functools.partial(found, *arguments) if form == "partial" else found
+    if isinstance(found, type) and dataclasses.is_dataclass(found) and form == "object":
+        return found(*(tuple(a) if isinstance(a, list) else a for a in arguments))
+    raise SardonyxError(f"host callback {module}.{name} cannot be called")
