@@ -16,8 +16,9 @@ from ..ir.loops import MapNest
 from ..ir.target import Target
 from .cases import Facts, outer_condition, segments, with_facts
 from .flatten import FlatNest, FlatStore, flatten
-from .rows import RowEmitter, is_window
+from .rows import RowEmitter
 from .scalar import Scope, Writer, bare
+from .windows import expand_windows, is_window
 
 BLOCK = 4096  # elements of one unit of a flat loop
 MAX_CASES = 16  # copies of a loop under different conditions
@@ -36,7 +37,7 @@ def schedule_map(nest: MapNest, layouts: Mapping[Tensor, tuple[int, ...]], targe
         UnsupportedError: element types that kernels do not handle yet.
     """
     del target
-    return MapSchedule(flatten(nest, layouts)).call()
+    return MapSchedule(expand_windows(flatten(nest, layouts))).call()
 
 
 class MapSchedule:

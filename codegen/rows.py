@@ -13,10 +13,10 @@ from ..ir import integer
 from ..ir.expr import Expr
 from .flatten import FlatNest, substitute_free
 from .scalar import Emitter, Scope, Writer, identity, literal, number_type
+from .windows import is_window
 
 KEEP_COST = 6  # scalar operations that are dearer than a store and a load
 STRIDED_COST = 6
-WINDOW = 25  # a reduction over at most this many constant steps is a window: rows of it are short-lived
 UNIT_LEVEL = 1  # number of scopes around a unit's
 ACROSS = 4  # rows that one sweep over accumulators adds
 
@@ -34,7 +34,6 @@ class RowEmitter(Emitter):
         self.count(nest.roots())
         self.inner = nest.axes[-1] if nest.axes else None
         self.columns = {r for r in self.reductions if self.is_column(r)}
-        self.kept: dict[Expr, Expr] = {}
         for axis in dict.fromkeys([*nest.axes[-1:], *(ex.reduce_axes(r)[-1] for r in self.reductions)]):
             self._keep_shared(axis)
         self.scratch_bytes: Expr = ex.const(0)
@@ -158,7 +157,7 @@ class RowEmitter(Emitter):
         missing = set(e.axes) - {self.inner}
         depth = 0
         for k, s in enumerate(chain):
-            if missing & s.axes.keys() or s.conditional and self.is_guarded(e):
+            if missing & s.axes.keys() or s.conditional and (is_window(e) or self.is_guarded(e)):
                 depth = k
         return chain[max(depth, min(len(chain) - 1, UNIT_LEVEL))]
 
@@ -181,13 +180,16 @@ class RowEmitter(Emitter):
                 inner.lines.append(f"{place} = {name}")
         self.nested((self.inner,), scope, start)
         *outer, last = ex.reduce_axes(e)
-        single = [[r.args[0]] for r in group]
-        if is_window(e) or any(n.op == "reduce" and last in n.axes for r in group for n in ex.walk(r.args[0])):
+        operands, clipped = self.clip(group, scope)
+        single = [[v] for v in operands]
+        if clipped or is_window(e) or any(n.op == "reduce" and last in n.axes for r in group for n in ex.walk(r.args[0])):
             self.nested((*outer, last, self.inner), scope, lambda s: join(s, single))
         else:
-            several = [[substitute_free(r.args[0], {last: last + k}) if k else r.args[0] for k in range(ACROSS)] for r in group]
+            several = [[substitute_free(v, {last: last + k}) if k else v for k in range(ACROSS)] for v in operands]
             self.count([v for values in several for v in values[1:]])
             self.nested(outer, scope, lambda s: self._strips(last, s, lambda x: join(x, several), lambda x: join(x, single)))
+        for a in clipped:
+            del self.clips[a]
         for r, row in rows.items():
             scope.rows[r] = row
 
@@ -224,9 +226,3 @@ def below(e: Expr, axis: Expr | None) -> Iterator[Expr]:
             continue
         yield n
         pending.extend(c for c in ex.children(n) if c.op != "poly" and c.op != "axis")
-
-
-def is_window(r: Expr) -> bool:
-    """Whether a reduction covers few, constant positions."""
-    count = integer.as_int(ex.product(a.extent for a in ex.reduce_axes(r)))
-    return count is not None and count <= WINDOW

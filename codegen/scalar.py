@@ -16,6 +16,7 @@ from ..ir.dtypes import DType
 from ..ir.errors import UnsupportedError
 from ..ir.expr import Expr, Tensor
 from .flatten import is_size
+from .windows import clip
 
 MAX_SPELLING = 60  # characters of an operand before it gets a name of its own
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^",
@@ -161,6 +162,8 @@ class Emitter:
     def __init__(self, writer: Writer, buffers: dict[Tensor, Tensor], guarded: Iterable[Tensor], size_loads: frozenset[Expr], order: dict[Expr, int]) -> None:
         self.writer, self.buffers, self.guarded, self.size_loads, self.order = writer, buffers, set(guarded), size_loads, order
         self.ranges: dict[Expr, tuple[str, str]] = {}  # axes of which a unit covers a part: first and end
+        self.clips: dict[Expr, tuple[str, str]] = {}  # reduced axes of which only a part matters: first and end
+        self.kept: dict[Expr, Expr] = {}  # expressions kept in rows along an axis
         self.reductions: list[Expr] = []
         self.uses: Counter[Expr] = Counter()
         self._counted: set[Expr] = set()
@@ -265,6 +268,8 @@ class Emitter:
             return f"(not {a[0]})"
         if op in _COMPARISONS or op in ("and", "or", "xor"):
             return f"({a[0]} {_SYMBOLS[op]} {a[1]})"
+        if op in ("min", "max") and kind is dt.int64:
+            return f"{op}({', '.join(map(bare, a))})"
         if op in _SYMBOLS:
             return self.wrapped(f"({a[0]} {_SYMBOLS[op]} {a[1]})", kind)
         if op == "neg":
@@ -328,12 +333,13 @@ class Emitter:
         deepest = max(depth.values())
         outer = {v: t for v, t in groups.items() if depth[v] < deepest or not v}
         parts: list[str] = []
-        if outer and len(outer) < len(groups):
-            rest: integer.Terms = {}
-            for v, t in outer.items():
-                rest = integer.add_terms(rest, integer.mul_terms({v: 1}, t))
-            text = self.value(integer.from_terms(rest), scope)
-            parts = [text]
+        if len(outer) == 1 and () in outer and len(groups) > 1:  # what differs by a constant shares the rest
+            rest = _sum({v: t for v, t in groups.items() if v})
+            text = self.value(rest, scope)
+            parts = [text if text.isidentifier() else self.assign(rest, text, scope)]
+            groups = outer
+        elif outer and len(outer) < len(groups):
+            parts = [self.value(_sum(outer), scope)]
             groups = {v: t for v, t in groups.items() if v not in outer}
         for v in sorted(groups, key=lambda v: (not v, [self.key(a) for a in v])):
             factor = integer.from_terms(groups[v])
@@ -352,10 +358,10 @@ class Emitter:
         if e not in self._keys:
             if e.op == "axis":
                 found = f"axis{self.order.get(e, 99):02d}"
-            elif e.op == "load":
-                found = f"load {e.dtype.short} {self.key(e.args[0])}"
             elif is_size(e, self.size_loads):
                 found = "size"
+            elif e.op == "load":
+                found = f"load {e.dtype.short} {self.key(e.args[0])}"
             else:
                 found = f"{e.op} {e.dtype.short} {[self.key(a) for a in ex.children(e)]}"
             self._keys[e] = found
@@ -380,7 +386,7 @@ class Emitter:
     def loop(self, axis: Expr, scope: Scope) -> tuple[Scope, str]:
         """A loop over an axis (the part of it in `ranges`, if any): its scope and header."""
         name = self.writer.name("i")
-        bounds = self.ranges.get(axis) or (self.writer.parameter(axis.extent, axis),)
+        bounds = self.clips.get(axis) or self.ranges.get(axis) or (self.writer.parameter(axis.extent, axis),)
         return Scope(scope, {axis: name}), f"for {name} in range({', '.join(bounds)}):"
 
     def nested(self, axes: Sequence[Expr], scope: Scope, statement: Callable[[Scope], None]) -> None:
@@ -397,16 +403,39 @@ class Emitter:
         if ex.reduce_kind(e).startswith("arg"):
             return self.position(e, scope)
         group = [e, *self.peers(e, scope)]
+        operands, clipped = self.clip(group, scope)
         for r in group:
             scope.names[r] = name = self.writer.name("s")
             scope.lines.append(f"{name} = {literal(identity(ex.reduce_kind(r), r.dtype), r.dtype)}")
 
         def accumulate(inner: Scope) -> None:
-            for r in group:
+            for r, operand in zip(group, operands, strict=True):
                 name = scope.names[r]
-                inner.lines.append(f"{name} = {self.combine(ex.reduce_kind(r), r.dtype, name, self.value(r.args[0], inner))}")
+                inner.lines.append(f"{name} = {self.combine(ex.reduce_kind(r), r.dtype, name, self.value(operand, inner))}")
         self.nested(ex.reduce_axes(e), scope, accumulate)
+        for a in clipped:
+            del self.clips[a]
         return scope.names[e]
+
+    def clip(self, group: Sequence[Expr], scope: Scope) -> tuple[list[Expr], list[Expr]]:
+        """Leave out what a reduction pads with: sets `clips` for its axes.
+
+        Returns:
+            The operands that remain, and the axes whose clips the caller removes when its loops are written.
+        """
+        r = group[0]
+        kind, axes = ex.reduce_kind(r), ex.reduce_axes(r)
+        if len(group) > 1 or kind in ("any", "all") or any(a in self.clips or a in self.ranges or a in self.kept.values() for a in axes):
+            return [x.args[0] for x in group], []
+        cuts, operand = clip(r, identity(kind, r.dtype), scope.bound())
+        for a, found in cuts.items():
+            first, end = ex.const(0), a.extent
+            for c in found:
+                first, end = (first, ex.minimum(end, c.at)) if c.before else (ex.maximum(first, c.at), end)
+            self.clips[a] = (bare(self.value(first, scope)), bare(self.value(end, scope)))
+        if cuts:
+            self.count([operand])
+        return [operand], list(cuts)
 
     def peers(self, e: Expr, scope: Scope) -> list[Expr]:
         """Other reductions over the same axes that belong into `scope` and wait for nothing that is not there yet."""
@@ -471,6 +500,14 @@ def identity(kind: str, dtype: DType) -> ex.Scalar:
     low = -(1 << dtype.bits - 1) if dtype.kind == "int" else 0
     high = (1 << dtype.bits - (1 if dtype.kind == "int" else 0)) - 1
     return low if kind == "max" else high
+
+
+def _sum(groups: dict[tuple[Expr, ...], integer.Terms]) -> Expr:
+    """The polynomial of terms grouped by what varies in them."""
+    out: integer.Terms = {}
+    for v, t in groups.items():
+        out = integer.add_terms(out, integer.mul_terms({v: 1}, t))
+    return integer.from_terms(out)
 
 
 def bare(text: str) -> str:
