@@ -183,6 +183,8 @@ class ReshapeOfReshape(Rule):
         out = tensor_type(node.outputs[0])
         if inner is None or out is None or tensor_type(inner.inputs[0]) is None:
             return None
+        if same_type(inner.inputs[0], node.outputs[0]):
+            return Match((inner,))
         if sum(not d.is_const for d in out.shape) > 1 or any(d.is_const and d.value <= 0 for d in out.shape):
             return Declined("several of the resulting dims are only known when running")
         return Match((inner,))
