@@ -49,6 +49,8 @@ def convert(n: Lowering, x: Tensor, to: DType) -> Ref:
             if mode not in ("up", "down", "nearest"):
                 raise n.error(f"round_mode is '{mode}', 'up', 'down' or 'nearest' was expected")
             v = power_of_two(v, mode, saturate)
+        if to.is_integer and to.bits < 8 and v.dtype.is_float:
+            v = ex.cast(v, dt.int32)  # what does not fit wraps
         return ex.cast(v, to, saturate)
     return n.map(x.shape, body, to)
 

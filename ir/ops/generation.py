@@ -14,7 +14,7 @@ from .base import Builder, Lowering, Op, Sample, register
 from .casting import element_type
 from .elementwise import real_sample
 from .movement import int64
-from .views import select
+from .views import as_size, select
 
 
 @register
@@ -116,7 +116,7 @@ class Range(Op):
             if delta.is_const and delta.value == 0:
                 raise n.error("delta is 0")
             count = ex.ceildiv(limit - start, delta) if delta.is_const and delta.value > 0 else -((start - limit) // delta)
-        return n.map([ex.maximum(count, 0)], lambda i: start + ex.cast(i, start.dtype) * delta, kind)
+        return n.map([as_size(n, ex.maximum(count, 0))], lambda i: start + ex.cast(i, start.dtype) * delta, kind)
 
     @staticmethod
     def _scalar(n: Lowering, index: int) -> Expr:

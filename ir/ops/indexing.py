@@ -12,7 +12,7 @@ from ..graph import Value
 from ..loops import Ref, Routine, load, store
 from .base import Builder, Lowering, Sample, register
 from .elementwise import real_sample
-from .views import View, from_end, guarded, within
+from .views import View, as_size, from_end, guarded, within
 
 
 def index_reader(n: Lowering, input_index: int, size: Expr) -> Callable[..., Expr]:
@@ -321,7 +321,7 @@ class OneHot(View):
     def view(self, n: Lowering) -> Ref:
         at, values = n.input(0), n.input(2)
         axis = n.axis(n.attr("axis"), at.rank, inclusive=True)
-        depth = n.ints(1)[0]
+        depth = as_size(n, n.ints(1)[0])
 
         def body(*i: Expr) -> Expr:
             wanted = from_end(ex.cast(at[(*i[:axis], *i[axis + 1:])], dt.int64), depth)

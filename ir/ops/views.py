@@ -219,5 +219,15 @@ def call_host(n: Lowering, function: Callable[..., Sequence[object]], inputs: Se
     return t
 
 
+SIZE_TYPES = (dt.int64, dt.int32, dt.boolean, dt.float32)  # whose elements a run may read for sizes
+
+
+def as_size(n: Lowering, e: Expr) -> Expr:
+    """An int64 expression fit for a shape: one that reads elements of other types is computed into a tensor of its own first."""
+    if all(load.dtype in SIZE_TYPES for load in ex.loads(e)):
+        return e
+    return n.map([], lambda: e)[()]
+
+
 def surely_positive(e: Expr) -> bool:
     return e.value > 0 if e.is_const else prove_positive(e)
