@@ -18,7 +18,6 @@ from test_contraction import CHANNELS_LAST, convolution
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir.expr import Tensor
-from sardonyx.ir.kernel import KernelCall
 from sardonyx.ir.loops import ContractionNest, Store
 
 PEAK_FLOPS = 117e9  # of one core of the machine that the project is measured on
@@ -33,15 +32,17 @@ LAYERS = ((56, 64, 64, 3, 1, 1), (28, 128, 128, 3, 1, 1), (56, 128, 128, 3, 2, 1
           (56, 128, 128, 3, 1, 32))
 
 
-def timed(run: Callable[[], object], seconds: float = 0.25) -> float:
-    """Median seconds of a run."""
-    run()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 5:
-        start = time.perf_counter()
+def timed(*runs: Callable[[], object], seconds: float = 0.4) -> list[float]:
+    """Lower quartile of the seconds of each run, taken in turns so that disturbances meet all of them."""
+    times: list[list[float]] = [[] for _ in runs]
+    for run in runs:
         run()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    while sum(map(sum, times)) < seconds or len(times[0]) < 8:
+        for run, found in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - start)
+    return [float(np.quantile(t, 0.25)) for t in times]
 
 
 def reference(node_inputs: list[tuple[str, tuple[int, ...]]], nodes: list[object], constants: dict[str, np.ndarray]) -> Callable[[], object]:
@@ -62,8 +63,8 @@ def report(name: str, nest: ContractionNest, arrays: dict[Tensor, np.ndarray], l
     scheduled = Scheduled(nest, arrays, layouts, constants)
     compiled = time.perf_counter() - start
     prepared = scheduled.prepared()
-    ours, theirs = timed(prepared), timed(other)
-    kernel = [p for p in scheduled.parts if isinstance(p, KernelCall)][-1]
+    ours, theirs = timed(prepared, other)
+    kernel = scheduled.ready[-1][0]
     print(f"{name:34s} {kernel.kernel.name:24s} {ours * 1e6:9.1f} us {flops / ours / 1e9:6.1f} GFLOP/s {flops / ours / PEAK_FLOPS:5.0%}   ONNX Runtime {theirs * 1e6:9.1f} us "
           f"{flops / theirs / 1e9:6.1f}   {theirs / ours:5.2f}x   compiled in {compiled * 1e3:4.0f} ms, {len(scheduled.ready)} calls, {size(kernel.units, {})} units", flush=True)
 

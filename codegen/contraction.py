@@ -50,6 +50,7 @@ class Product:
         a_offset: position of its element in memory, affine in batch, rows, taps and inner.
         guards: where an element lies in the padding, which holds `fill`.
         b: operand expression, to be packed.
+        b_offset: position of b's element in memory where it may be read in place (an activation with regular steps), else None.
         channelwise: `a` walks the columns too, by adjacent elements, and there is no inner axis: a depthwise convolution.
     """
 
@@ -67,6 +68,7 @@ class Product:
     stores: tuple[Store, ...]
     origin: tuple[str, ...]
     channelwise: bool = False
+    b_offset: Expr | None = None
 
     @property
     def reduced(self) -> tuple[Expr, ...]:
@@ -181,14 +183,19 @@ def orient(nest: ContractionNest, constants: Collection[Tensor]) -> ContractionN
     return nest
 
 
-def merge_axes(nest: ContractionNest, layouts: Layouts, together: Sequence[Expr] = ()) -> ContractionNest:
-    """Join pairs of neighbouring axes (x, y) of one group that every memory offset walks as x * extent(y) + y."""
+def merge_axes(nest: ContractionNest, layouts: Layouts, b_in_place: bool = False) -> ContractionNest:
+    """Join pairs of neighbouring axes (x, y) of one group that every memory offset walks as x * extent(y) + y.
+
+    Args:
+        b_in_place: whether `b`'s own memory counts (else it is packed, in any order).
+    """
     for name in ("batch", "rows", "columns", "reduced"):
         axes = getattr(nest, name)
+        in_place = b_in_place and name != "rows"
         at = len(axes) - 2
         while at >= 0:
             x, y = axes[at], axes[at + 1]
-            if _walks_as_one(nest, x, y, layouts):
+            if _walks_as_one(nest, x, y, layouts, in_place):
                 joined = ex.axis(x.extent * y.extent, "j")
                 nest = rewrite(nest, {x: joined // y.extent, y: joined % y.extent}, **{name: axes[:at] + (joined,) + axes[at + 2:]})
                 axes = getattr(nest, name)
@@ -196,8 +203,8 @@ def merge_axes(nest: ContractionNest, layouts: Layouts, together: Sequence[Expr]
     return nest
 
 
-def _walks_as_one(nest: ContractionNest, x: Expr, y: Expr, layouts: Layouts) -> bool:
-    offsets: list[Expr] = []
+def _walks_as_one(nest: ContractionNest, x: Expr, y: Expr, layouts: Layouts, b_in_place: bool) -> bool:
+    offsets: list[Expr] = [flat_offset(nest.b, layouts)] if b_in_place else []
     for e in ex.loads([nest.a] + [s.value for s in nest.stores]):
         if ex.load_fill(e) is not None:
             if x in e.axes or y in e.axes:
@@ -343,22 +350,25 @@ def copy_dense(nest: ContractionNest) -> tuple[MapNest, ContractionNest]:
 
 
 # ------------------------------------------------------------------------------------------------------------------------ operand b
-def pack_b(p: Product, width: int) -> tuple[MapNest, Tensor]:
-    """Panels of b: packed[batch, column // width, taps, inner, column % width].
+def packed_tensor(p: Product, width: int) -> Tensor:
+    """Panels of b: batch x panels x taps x inner x width."""
+    batch = [x.extent for x in p.batch if x in p.b.axes]
+    return Tensor(f"{p.stores[0].tensor.name}.panels", p.dtype, (*batch, ex.ceildiv(extent_product(p.columns), width), *(x.extent for x in p.reduced), ex.const(width)))
+
+
+def pack_b(p: Product, width: int, packed: Tensor) -> MapNest:
+    """packed[batch, column // width, taps, inner, column % width] = b.
 
     Columns past the last repeat it; in a channelwise product the last panel holds the last `width` columns.
     """
     columns = extent_product(p.columns)
-    panels = ex.ceildiv(columns, width)
-    batch = tuple(x for x in p.batch if x in p.b.axes)
-    axes = {x: ex.axis(x.extent, "i") for x in (*batch, *p.reduced)}
-    panel, lane = ex.axis(panels, "p"), ex.axis(width, "l")
+    axes = {x: ex.axis(x.extent, "i") for x in (*(x for x in p.batch if x in p.b.axes), *p.reduced)}
+    panel, lane = ex.axis(ex.ceildiv(columns, width), "p"), ex.axis(width, "l")
     column = ex.minimum(panel * width, columns - width) + lane if p.channelwise else ex.minimum(panel * width + lane, columns - 1)
     mapping = dict(axes)
     mapping.update(zip(p.columns, ex.unravel(column, [x.extent for x in p.columns])))
-    index = (*(axes[x] for x in batch), panel, *(axes[x] for x in p.reduced), lane)
-    packed = Tensor(f"{p.stores[0].tensor.name}.panels", p.dtype, tuple(x.extent for x in index))
-    return MapNest(index, (Store(packed, index, ex.substitute_one(p.b, mapping)),), p.origin), packed
+    index = (*(axes[x] for x in p.batch if x in axes), panel, *(axes[x] for x in p.reduced), lane)
+    return MapNest(index, (Store(packed, index, ex.substitute_one(p.b, mapping)),), p.origin)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- scheduling
@@ -386,7 +396,11 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         maps, product = depthwise
     else:
         maps, nest = prepare_a(orient(nest, constants), known)
-        product = to_product(merge_axes(ordered(nest, known), known), known)
+        in_place = not is_constant(nest.b, constants) and is_regular(nest.b, nest, known)
+        nest = merge_axes(ordered(nest, known), known, in_place)
+        if is_dot_products(nest, known):
+            return [*maps, nest.as_map()]
+        product = to_product(nest, known, in_place)
     return [*maps, *gemm.schedule(product, known, target)]
 
 
@@ -398,10 +412,25 @@ def ordered(nest: ContractionNest, layouts: Layouts) -> ContractionNest:
                    batch=memory_order(nest.batch, results))
 
 
-def to_product(nest: ContractionNest, layouts: Layouts) -> Product:
+def is_regular(e: Expr, nest: ContractionNest, layouts: Layouts) -> bool:
+    """Whether an operand is an element of the accumulator's type at regular steps."""
+    return e.op == "load" and ex.load_fill(e) is None and e.dtype is nest.dtype and integer.affine(flat_offset(e, layouts), all_axes(nest)) is not None
+
+
+def is_dot_products(nest: ContractionNest, layouts: Layouts) -> bool:
+    """Whether the nest is a few rows (or columns) of long sums over adjacent elements of both operands: loops over the sums read everything once."""
+    if len(nest.reduced) != 1 or not is_regular(nest.a, nest, layouts) or not is_regular(nest.b, nest, layouts):
+        return False
+    counts = [integer.as_int(extent_product(axes)) for axes in (nest.rows, nest.columns)]
+    if all(c is None or c > 2 for c in counts) or (integer.as_int(nest.reduced[0].extent) or 1 << 20) < 16:
+        return False
+    return all(integer.coefficient(flat_offset(e, layouts), nest.reduced[0])[0] is ONE for e in (nest.a, nest.b))
+
+
+def to_product(nest: ContractionNest, layouts: Layouts, b_in_place: bool) -> Product:
     guards = find_guards(nest.a)
     inner = choose_inner(nest, layouts, guards)
     taps = tuple(x for x in nest.reduced if x is not inner)
     fill = ex.load_fill(nest.a) if guards else 0
     return Product(nest.batch, nest.rows, nest.columns, taps, inner, ex.load_tensor(nest.a), flat_offset(nest.a, layouts), guards, fill or 0, nest.b, nest.dtype,
-                   nest.stores, nest.origin)
+                   nest.stores, nest.origin, False, flat_offset(nest.b, layouts) if b_in_place else None)

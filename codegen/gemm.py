@@ -21,12 +21,16 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import MapNest
 from ..ir.target import Target
-from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product, pack_b
+from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product, pack_b, packed_tensor
 from .flatten import Flattener
 from .scalar import Emitter, Scope, Writer, literal
 from .tiles import TileShape, channel_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
+PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
+L1_WAYS = 8
+FEW = 4  # rows; up to here tiles have as many rows as the product
+SMALL = 16  # rows; fewer do not repay a copy of b
 CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
 
 
@@ -48,58 +52,145 @@ class Blocking:
 
 
 def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | KernelCall]:
-    """Packing of `b` and the product."""
-    blocking = choose_blocking(p, target)
-    packing, packed = pack_b(p, blocking.tile.columns)
-    return [packing, ProductText(p, packed, blocking, layouts).call()]
+    """Packing of `b`, unless it is read in place, and the product."""
+    direct = reads_b_in_place(p, target)
+    blocking = choose_blocking(p, target, direct)
+    if direct:
+        return [ProductText(p, None, blocking, layouts).call()]
+    packed = packed_tensor(p, blocking.tile.columns)
+    return [packing(p, packed, blocking.tile), ProductText(p, packed, blocking, layouts).call()]
 
 
 # --------------------------------------------------------------------------------------------------------------------------- choice
-def choose_blocking(p: Product, target: Target) -> Blocking:
+def reads_b_in_place(p: Product, target: Target) -> bool:
+    """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, rows that do not all fall on the same cache lines."""
+    if p.b_offset is None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
+        return False
+    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
+    if columns is None or columns < target.lanes(p.dtype.itemsize_bytes):
+        return False
+    step = ZERO if p.inner is None else integer.coefficient(p.b_offset, p.inner)[0]
+    return rows is not None and rows <= SMALL or step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0
+
+
+def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
+    """Tile and cuts. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core."""
     rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
-    tile = choose_tile(p, target, rows, columns)
+    tile = choose_tile(p, target, rows, columns, direct)
     size = p.dtype.itemsize_bytes
     groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
     height = ROWS_OF_UNIT if rows is None else -(-rows // groups)
     height = -(-height // tile.rows) * tile.rows
     depth = (steps or 1024) * (taps or 1)
     panel_bytes = depth * tile.columns * size
-    strip = max(1, target.l2_bytes // CACHE_SHARE // panel_bytes)
+    panels = 1 << 20 if columns is None else -(-columns // tile.columns)
+    strip = max(1, min(panels, target.l2_bytes // CACHE_SHARE // panel_bytes))
     if columns is not None:
-        panels = -(-columns // tile.columns)
-        strip = -(-panels // -(-panels // strip))
+        wanted = 2 * target.cores if target.cores > 1 else 1
+        batches = integer.as_int(extent_product(p.batch)) or 1
+        strip = -(-panels // max(-(-panels // strip), min(panels, -(-wanted // (groups * batches)))))
+        short = -(-wanted // (batches * -(-panels // strip)))
+        if rows is not None and groups < short:
+            height = -(-rows // (short * tile.rows)) * tile.rows
     chunk = None
-    if panel_bytes > target.l2_bytes // CACHE_SHARE:
+    if panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
         most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
         chunk = most if not p.taps else max(1, most // (steps or 1024))
     return Blocking(tile, height, strip, chunk)
 
 
-def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None) -> TileShape:
-    """The tile that wastes least, weighed by how well it keeps the multipliers busy."""
+def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:
+    """The tile that takes the fewest cycles: padded work, weighed by what a step costs in multiplications and in loads."""
     if p.channelwise:
         shapes = channel_shapes(target, p.dtype, columns)
         return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
-    shapes = tile_shapes(target, p.dtype)
-    best, least = shapes[0], float("inf")
-    for s in shapes:
-        r = 1.0 if rows is None else -(-rows // s.rows) * s.rows / rows
-        c = 1.0 if columns is None else -(-columns // s.columns) * s.columns / columns
-        cost = r * c * (1 + 0.3 / (s.rows * s.columns / (s.rows + s.columns)))
-        if cost < least:
-            best, least = s, cost
-    return best
+    stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
+    crowded = stride.is_const and stride.value != 0 and stride.value * p.dtype.itemsize_bytes % PAGE == 0
+
+    def cycles(s: TileShape) -> float:
+        step = max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7
+        if crowded and s.rows > L1_WAYS:
+            step *= 1.3
+        count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
+        return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
+    fitting = [s for s in tile_shapes(target, p.dtype) if s.rows > FEW or rows is not None and rows <= FEW]
+    shapes = [s for s in fitting if not direct or columns is None or s.columns <= columns]
+    if direct and not shapes:
+        shapes = [TileShape(s.rows, 1, s.lanes) for s in fitting]
+    return min(shapes, key=cycles)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- packing
+def packing(p: Product, packed: Tensor, tile: TileShape) -> MapNest | KernelCall:
+    """What writes the panels of `b`: a kernel that transposes in registers where an activation's reduced axis is the adjacent one, else a map."""
+    square = p.inner is not None and p.b_offset is not None and not p.taps and len(p.columns) == 1 and tile.lanes >= 4
+    if square and integer.coefficient(p.b_offset, p.inner)[0] is ONE:
+        return transposition(p, packed, tile)
+    return pack_b(p, tile.columns, packed)
+
+
+def transposition(p: Product, packed: Tensor, tile: TileShape) -> KernelCall:
+    """packed[batch, panel, k, lane] = b[batch, column, k], by squares of a vector's length. A unit is one panel."""
+    writer, root, size = Writer(), Scope(None), p.dtype.itemsize_bytes
+    source, out = writer.buffer(ex.load_tensor(p.b)), writer.buffer(packed)
+    writer.written.add(packed)
+    for name, builder, arguments in (("view_int64", "scratch_view", ("int64",)), ("address", "address", ()), ("advanced", "advanced", ()),
+                                     ("transpose_block", "transpose_block", (tile.lanes, p.dtype.bits))):
+        writer.function(name, builder, *arguments)
+    batch = tuple(x for x in p.batch if x in p.b.axes)
+    emitter = Emitter(writer, {}, (), frozenset(), {x: k for k, x in enumerate(batch)})
+    depth, columns, panels = (writer.parameter(e, e.text) for e in (p.inner.extent, p.columns[0].extent, packed.shape[len(batch)]))
+    root.lines += ["table = view_int64(scratch, 0)", f"base = address({source})"]
+    unit = Scope(root)
+    unit.lines += [f"panel = unit % {panels}", f"batch = unit // {panels}"]
+    unravel(writer, unit, "batch", batch, "g")
+    start = integer.coefficient(integer.coefficient(p.b_offset, p.columns[0])[1], p.inner)[1]
+    step = emitter.value(integer.coefficient(p.b_offset, p.columns[0])[0], root)
+    width, lanes = tile.columns, tile.lanes
+    unit.lines += [f"start = {emitter.value(start, unit)}", f"for j in range({width}):",
+                   f"    table[j] = base + (start + min(panel * {width} + j, {columns} - 1) * {step}) * {size}",
+                   f"to = advanced({out}, unit * {depth} * {width})", f"whole = {depth} // {lanes} * {lanes}",
+                   f"for k in range(0, whole, {lanes}):", f"    for j in range(0, {width}, {lanes}):",
+                   f"        transpose_block(advanced(table, j), k * {size}, advanced(to, k * {width} + j), {width})",
+                   f"for k in range(whole, {depth}):", f"    for j in range({width}):",
+                   f"        to[k * {width} + j] = {source}[start + min(panel * {width} + j, {columns} - 1) * {step} + k]"]
+    unit.close("for unit in range(lo, hi):")
+    kernel = kernel_source(f"transpose_{width}_{p.dtype.short}", writer, root)
+    units = ex.product(packed.shape[:len(batch) + 1])
+    return KernelCall(kernel, tuple(writer.buffers), tuple(writer.parameters), units, ex.const(8 * width), p.origin, ZERO, packed.numel() * (2 * size))
+
+
+def kernel_source(name: str, w: Writer, root: Scope) -> KernelSource:
+    names = [*w.buffers.values(), *(f"p{k}" for k in range(len(w.parameters))), "lo", "hi", "scratch"]
+    text = "\n".join([f"def kernel({', '.join(names)}):", *("    " + x for x in root.lines), ""])
+    return KernelSource(name, text, tuple(t.dtype for t in w.buffers), tuple(t in w.written for t in w.buffers), len(w.parameters), ("contract",), w.constant_list())
+
+
+def unravel(writer: Writer, scope: Scope, position: str, axes: Sequence[Expr], stem: str) -> None:
+    """Bind axes to the row-major coordinates of `position`."""
+    names = [f"{stem}{k}" for k in range(len(axes))]
+    left = position
+    for k in range(len(axes) - 1, 0, -1):
+        extent = writer.parameter(axes[k].extent, f"extent {stem}{k}")
+        scope.lines.append(f"{names[k]} = {left} % {extent}")
+        left = f"{left} // {extent}"
+    if axes:
+        scope.lines.append(f"{names[0]} = {left}")
+    scope.axes.update(zip(axes, names))
 
 
 # ------------------------------------------------------------------------------------------------------------------------- emission
 class ProductText:
     """Writes the kernel of a product and its call."""
 
-    def __init__(self, p: Product, packed: Tensor, blocking: Blocking, layouts: Layouts) -> None:
-        self.p, self.packed, self.blocking, self.layouts = p, packed, blocking, layouts
+    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts) -> None:
+        self.p, self.blocking, self.layouts = p, blocking, layouts
+        self.direct = packed is None
+        self.shifted = self.direct or p.channelwise  # the last panel starts earlier rather than reach past the last column
+        self.packed = ex.load_tensor(p.b) if packed is None else packed
         self.writer = Writer()
-        self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(packed)
+        self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(self.packed)
         flat = Flattener(layouts)
         visit = (lambda e: flat.load(e) if e.op == "load" else None)
         self.values = ex.transform([s.value for s in p.stores], visit)
@@ -171,15 +262,9 @@ class ProductText:
         batches = extent_product(p.batch)
         flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
         moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * self.size_bytes
-        return KernelCall(self.source(), tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
-
-    def source(self) -> KernelSource:
-        w = self.writer
-        names = [*w.buffers.values(), *(f"p{k}" for k in range(len(w.parameters))), "lo", "hi", "scratch"]
-        text = "\n".join([f"def kernel({', '.join(names)}):", *("    " + x for x in self.root.lines), ""])
-        kind = "depthwise" if self.p.channelwise else "convolution" if self.p.taps else "product"
-        name = f"{kind}_{self.blocking.tile.rows}x{self.blocking.tile.columns}_{self.p.dtype.short}"
-        return KernelSource(name, text, tuple(t.dtype for t in w.buffers), tuple(t in w.written for t in w.buffers), len(w.parameters), (), w.constant_list())
+        kind = "depthwise" if p.channelwise else "convolution" if p.taps else "product"
+        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.dtype.short}", self.writer, self.root)
+        return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
 
     @property
     def unit_step(self) -> bool:
@@ -213,22 +298,10 @@ class ProductText:
         if p.batch:
             n_strips = self.parameter(strips, "strips")
             unit.lines += [f"strip = unit // {n_groups} % {n_strips}", f"batch = unit // {n_groups} // {n_strips}"]
-            self.unravel(unit, "batch", p.batch, "g")
+            unravel(self.writer, unit, "batch", p.batch, "g")
         else:
             unit.lines.append(f"strip = unit // {n_groups}")
         unit.lines += [f"count = min({n_height}, {n_rows} - first_row)", f"blocks = (count + {tile.rows - 1}) // {tile.rows}"]
-
-    def unravel(self, scope: Scope, position: str, axes: Sequence[Expr], stem: str) -> None:
-        """Bind axes to the row-major coordinates of `position`."""
-        names = [f"{stem}{k}" for k in range(len(axes))]
-        left = position
-        for k in range(len(axes) - 1, 0, -1):
-            extent = self.parameter(axes[k].extent, f"extent {stem}{k}")
-            scope.lines.append(f"{names[k]} = {left} % {extent}")
-            left = f"{left} // {extent}"
-        if axes:
-            scope.lines.append(f"{names[0]} = {left}")
-        scope.axes.update(zip(axes, names))
 
     def row_addresses(self, unit: Scope) -> None:
         """Where each row of `a` starts; rows past the last repeat it. Coordinates and padded indices are kept for later."""
@@ -240,7 +313,7 @@ class ProductText:
             row.lines.append(f"r0 = min(first_row + i, {n_rows} - 1)")
         elif p.rows:
             outer = Scope(unit)
-            self.unravel(outer, "first_row", p.rows, "r")
+            unravel(self.writer, outer, "first_row", p.rows, "r")
             unit.lines += outer.lines
             row.axes.update(outer.axes)
             row.lines += [f"row{k}[i] = r{k}" for k in range(len(p.rows))]
@@ -297,21 +370,34 @@ class ProductText:
             scope.close(header)
         block.close("for block in range(blocks):")
 
-    def panel(self, panel: Scope) -> None:
-        """One panel of columns: all blocks of rows, chunk by chunk."""
+    def panel_start(self, panel: Scope) -> str:
+        """Where the panel's columns of `b` lie; returns the step between its rows."""
         p, tile = self.p, self.blocking.tile
         depth = self.taps * self.steps
         n_depth, n_columns = self.parameter(depth, "depth"), self.parameter(self.columns, "columns")
         at = f"panel * {n_depth}"
+        panel.lines.append(f"first_column = panel * {tile.columns}")
+        if self.shifted:
+            panel.lines += [f"origin = min(first_column, {n_columns} - {tile.columns})", f"width = {tile.columns} - first_column + origin"]
+        else:
+            panel.lines.append(f"width = min({tile.columns}, {n_columns} - first_column)")
+        if self.direct:
+            start = p.b_offset
+            for x in (*p.columns, *p.reduced):
+                start = integer.coefficient(start, x)[1]
+            panel.lines.append(f"columns = advanced({self.b}, {self.emitter.value(start, panel)} + origin)")
+            return "0" if p.inner is None else self.emitter.value(integer.coefficient(p.b_offset, p.inner)[0], self.root)
         if any(x in p.b.axes for x in p.batch):
             used = [x for x in p.batch if x in p.b.axes]
             where = self.emitter.value(ex.linear_index(used, [x.extent for x in used]), panel)
             at = f"({where} * {self.parameter(ex.ceildiv(self.columns, tile.columns), 'panels')} + panel) * {n_depth}"
-        panel.lines += [f"columns = advanced({self.b}, {at} * {tile.columns})", f"first_column = panel * {tile.columns}"]
-        if p.channelwise:
-            panel.lines += [f"origin = min(first_column, {n_columns} - {tile.columns})", f"width = {tile.columns} - first_column + origin"]
-        else:
-            panel.lines.append(f"width = min({tile.columns}, {n_columns} - first_column)")
+        panel.lines.append(f"columns = advanced({self.b}, {at} * {tile.columns})")
+        return str(tile.columns)
+
+    def panel(self, panel: Scope) -> None:
+        """One panel of columns: all blocks of rows, chunk by chunk."""
+        p, tile = self.p, self.blocking.tile
+        b_step = self.panel_start(panel)
         block = Scope(panel)
         size = tile.rows * tile.columns
         acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
@@ -325,11 +411,11 @@ class ProductText:
             taps, start, steps = "length", "0", self.parameter(self.steps, "steps")
             b_at = f"advanced(columns, k * {steps} * {tile.columns})"
         else:
-            taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {tile.columns})"
+            taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {b_step})"
         if p.channelwise:
             block.lines.append(f"channel_tile({rows_at}, {taps}, origin * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
         else:
-            block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
+            block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}, advanced(acc, {acc_at}), k == 0)")
         last = Scope(block)
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
@@ -354,7 +440,7 @@ class ProductText:
             self.element(row, "acc[at]")
         elif len(p.columns) == 1:
             column = Scope(row, {p.columns[0]: "c"})
-            row.lines.append("at -= " + ("origin" if p.channelwise else "first_column"))
+            row.lines.append("at -= " + ("origin" if self.shifted else "first_column"))
             self.element(column, "acc[at + c]")
             column.close("for c in range(first_column, first_column + width):")
         else:
@@ -366,7 +452,7 @@ class ProductText:
         p = self.p
         run = Scope(row)
         outer = Scope(run)
-        self.unravel(outer, "(first_column + done)", p.columns, "c")
+        unravel(self.writer, outer, "(first_column + done)", p.columns, "c")
         run.lines += outer.lines
         last = len(p.columns) - 1
         run.axes.update({x: n for x, n in outer.axes.items() if x is not p.columns[-1]})

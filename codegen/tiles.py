@@ -39,16 +39,12 @@ def has_fused_multiply_add(target: Target) -> bool:
 
 
 def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
-    """Tiles that fit the register file: accumulators, one row of b and one broadcast element; tallest last."""
+    """Tiles that fit the register file: accumulators, one row of b and one broadcast element. Those of few rows are as wide as pays."""
     lanes = target.lanes(dtype.itemsize_bytes)
     registers = target.vector_registers
-    if registers >= 32:
-        pairs = ((6, 4), (8, 3), (14, 2))
-    elif target.isa == "avx2":
-        pairs = ((4, 3), (6, 2))
-    else:
-        pairs = ((4, 2), (6, 2))
-    return tuple(TileShape(r, v, lanes) for r, v in pairs)
+    few = [(r, min(8, (registers - 2) // (r + 1))) for r in (1, 2, 3, 4)]
+    many = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2)] if registers >= 32 else [(6, 2)] if target.isa == "avx2" else [(5, 2), (6, 2)]
+    return tuple(TileShape(r, v, lanes) for r, v in few + many)
 
 
 def channel_shapes(target: Target, dtype: DType, columns: int | None) -> tuple[TileShape, ...]:
@@ -299,6 +295,65 @@ class _ChannelBody(_TileBody):
         for s, n in zip(slots, new, strict=True):
             bd.store(n, s, align=self.itemsize)
         bd.ret_void()
+
+
+@builder("transpose_block")
+def transpose_block(target: Target, lanes: int, bits: int) -> object:
+    """Intrinsic `transpose(table, start, out, out_step)`: out[j * out_step + i] = row[i][j] for a square of `lanes` elements of `bits`.
+
+    Row i starts at `table[i] + start` bytes.
+    """
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    name = f"sardonyx.transpose.{lanes}x{bits}"
+
+    def transpose(context, table, start, out, out_step):
+        signature = types.void(table, types.int64, out, types.int64)
+
+        def generate(ctx, bd, sig, args):
+            function = bd.module.globals.get(name)
+            word, i64 = ir.IntType(bits), ir.IntType(64)
+            if function is None:
+                kind = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, word.as_pointer(), i64])
+                function = ir.Function(bd.module, kind, name)
+                function.linkage = "internal"
+                function.attributes.add("noinline")
+                function.attributes.add("nounwind")
+                _emit_transpose(function, word, lanes)
+            bd.call(function, [args[0], args[1], bd.bitcast(args[2], word.as_pointer()), args[3]])
+            return ctx.get_dummy_value()
+        return signature, generate
+    return intrinsic(transpose)
+
+
+def _emit_transpose(function, word, lanes: int) -> None:
+    """log2(lanes) rounds of pairwise interleaving: each round swaps one bit of the row number with one of the column number."""
+    from llvmlite import ir
+    bd = ir.IRBuilder(function.append_basic_block("entry"))
+    table, start, out, step = function.args
+    i64, vector = ir.IntType(64), ir.VectorType(word, lanes)
+    rows = []
+    for i in range(lanes):
+        at = bd.add(bd.load(bd.gep(table, [i64(i)])), start)
+        rows.append(bd.load(bd.inttoptr(at, vector.as_pointer()), align=word.width // 8))
+    half = 1
+    while half < lanes:
+        low = [(j if not j & half else lanes + j - half) for j in range(lanes)]
+        high = [(j + half if not j & half else lanes + j) for j in range(lanes)]
+        masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), m) for m in (low, high)]
+        new = list(rows)
+        for i in range(lanes):
+            if not i & half:
+                new[i] = bd.shuffle_vector(rows[i], rows[i + half], masks[0])
+                new[i + half] = bd.shuffle_vector(rows[i], rows[i + half], masks[1])
+        rows = new
+        half *= 2
+    for j in range(lanes):
+        at = bd.gep(out, [bd.mul(step, i64(j))])
+        bd.store(rows[j], bd.bitcast(at, vector.as_pointer()), align=word.width // 8)
+    bd.ret_void()
 
 
 @builder("scratch_view")
