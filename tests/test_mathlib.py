@@ -1,12 +1,15 @@
 """Scalar functions of kernels against mpmath, NumPy and the meaning of `ir.expr`: accuracy, special values, vectorisation."""
 from __future__ import annotations
 
+import ctypes
 import re
 
+import llvmlite.binding as llvm
 import mpmath
 import numpy as np
 import pytest
-from sardonyx.codegen import mathlib, numba_backend
+from llvmlite import ir
+from sardonyx.codegen import conversions, mathlib, numba_backend
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir import target as targets
@@ -232,3 +235,34 @@ def test_python_meaning_gives_numpy_scalars(name: str) -> None:
     entry = mathlib.signature(name)
     out = mathlib.python_meaning(name)(*[a.numpy.type(1) for a in entry.arguments])
     assert np.asarray(out).dtype == (np.bool_ if entry.result is dt.boolean else entry.result.numpy)
+
+
+@pytest.mark.parametrize("name", ["exp_f32", "sin_f32", "tanh_f64", "pow_f64", "f32_to_f8e4m3fn_sat", "f32_to_i8", "pack_f16", "floordiv_i32"])
+def test_whole_vectors(name: str) -> None:
+    entry, lanes = mathlib.signature(name), 4
+    kinds = [ir.VectorType(conversions.llvm_type(a), lanes) for a in entry.arguments]
+    result = ir.VectorType(conversions.llvm_type(entry.result), lanes)
+    module = ir.Module("vectors")
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [k.as_pointer() for k in [*kinds, result]]), "apply")
+    b = ir.IRBuilder(function.append_basic_block())
+    out = mathlib.emit(name, b, [b.load(p, align=1) for p in function.args[:-1]], targets.NAMED["x86-64-v3"])
+    b.store(out, function.args[-1], align=1)
+    b.ret_void()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), llvm.Target.from_default_triple().create_target_machine(features="+avx2,+fma,+f16c"))
+    engine.finalize_object()
+    inputs = [np.array([1, 7, -3, 20] if k == 0 else [3, -2, 2, 7], a.numpy) for k, a in enumerate(entry.arguments)]
+    got = np.zeros(lanes, entry.result.numpy)
+    pointers = [a.ctypes.data for a in (*inputs, got)]
+    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(pointers))(engine.get_function_address("apply"))(*pointers)
+    assert np.array_equal(got, compiled(name)(*inputs), equal_nan=True)
+
+
+def test_a_kernel_runs_as_plain_python() -> None:
+    kernel = loop("exp_f16")
+    namespace = {name: mathlib.python_meaning(arguments[0]) for name, _, arguments in kernel.constants}
+    exec(kernel.text, namespace)
+    x, y = np.linspace(-2, 2, 9, dtype=np.float32), np.zeros(9, np.float32)
+    namespace["kernel"](x, y, 0, 9, None)
+    assert np.array_equal(y, np.exp(x))
