@@ -7,10 +7,10 @@ import numpy as np
 
 from ..ir import dtypes as dt
 from ..ir import expr as ex
-from ..ir.expr import Tensor
+from ..ir.expr import Expr, Tensor
 from ..ir.graph import Graph, Node, TensorType, Value
 from ..ir.infer import lower_node
-from ..ir.loops import HostRef, Nest, NestProgram, Ref, reads, size_reads
+from ..ir.loops import Check, HostRef, Nest, NestProgram, Ref, reads, size_reads
 from ..ir.ops.base import Builder, Op, find
 
 
@@ -40,7 +40,7 @@ def _expand(graph: Graph, node: Node, definition: Op) -> None:
 
 def _named(graph: Graph, node: Node, old: Value, new: Value) -> Value:
     """Graph outputs keep their names: an output that would become an input, a constant or another output goes through Identity."""
-    if not graph.is_output(old) or new.producer is not None and not graph.is_output(new) and not new.is_constant:
+    if not graph.is_output(old) or (new.producer is not None and not graph.is_output(new) and not new.is_constant):
         return new
     identity = graph.add("Identity", [new], version=1, before=node, origin=node.origin or (node.name,))
     identity.outputs[0].type = new.type
@@ -61,6 +61,7 @@ def lower(graph: Graph) -> NestProgram:
     refs: dict[Value, Ref] = {}
     constants: dict[Tensor, np.ndarray] = {}
     nests: list[Nest] = []
+    checks: dict[Expr, Check] = {}
     names: dict[str, Tensor] = {}  # the names under which inferred contents refer to tensors
 
     def ref(v: Value) -> Ref:
@@ -81,9 +82,10 @@ def lower(graph: Graph) -> NestProgram:
         lowered = lower_node(node, refs, names)
         nests += lowered.nests
         constants.update(lowered.constants)
+        checks.update((c.condition, c) for c in lowered.checks if c.condition not in checks)
         names.update(lowered.names(node))
         refs.update((v, r) for v, r in zip(node.outputs, lowered.outputs, strict=True) if v is not None and r is not None)
-    program = NestProgram(inputs, constants, nests, [ref(o) for o in graph.outputs])
+    program = NestProgram(inputs, constants, nests, [ref(o) for o in graph.outputs], list(checks.values()))
     drop_dead(program)
     return program
 
@@ -113,6 +115,8 @@ def drop_dead(program: NestProgram) -> None:
             live.update(size_reads(nest))
     kept.reverse()
     program.nests[:] = kept
+    computed = {*program.inputs, *program.constants, *(o for n in kept for o in n.outputs)}
+    program.checks[:] = [c for c in program.checks if all(ex.load_tensor(e) in computed for e in ex.loads(c.condition))]
     for t in [t for t in program.constants if t not in live]:
         del program.constants[t]
 

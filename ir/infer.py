@@ -22,7 +22,7 @@ from . import integer
 from .errors import ModelError, SardonyxError, UnsupportedError
 from .expr import Expr, Tensor
 from .graph import Graph, Node, TensorType, Type, Value
-from .loops import ContractionNest, HostRef, MapNest, Nest, Ref, Store
+from .loops import Check, ContractionNest, HostRef, MapNest, Nest, Ref, Store
 from .ops.base import Builder, Lowering, Op, find
 
 CONTENT_ELEMS = 64  # the largest tensor whose elements are followed
@@ -36,11 +36,12 @@ DAMAGE = (TypeError, IndexError, KeyError, ValueError, ZeroDivisionError, Overfl
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """What one node lowers to: a ref per output (None where it is not wanted), nests in order, and constants of the definition itself."""
+    """What one node lowers to: a ref per output (None where it is not wanted), nests in order, constants of the definition itself, and checks of sizes."""
 
     outputs: tuple[Ref | None, ...]
     nests: tuple[Nest, ...]
     constants: dict[Tensor, np.ndarray]
+    checks: tuple[Check, ...] = ()
 
     def names(self, node: Node) -> dict[str, Tensor]:
         """The tensors by the names under which inferred sizes and contents refer to them."""
@@ -98,7 +99,7 @@ def lower_node(node: Node, refs: Mapping[Value, Ref], names: Mapping[str, Tensor
     outputs: tuple[Ref | None, ...] = (result,) if isinstance(result, (Tensor, HostRef)) else tuple(result)
     if any(v is not None and (k >= len(outputs) or outputs[k] is None) for k, v in enumerate(node.outputs)):
         raise ModelError(f"{node.qualified} has no output {len(outputs)}; the model asks for {len(node.outputs)}", label(node))
-    return Lowered(outputs[:len(node.outputs)], tuple(view.nests), view.constants)
+    return Lowered(outputs[:len(node.outputs)], tuple(view.nests), view.constants, tuple(view.checks))
 
 
 def definition(node: Node) -> Op:

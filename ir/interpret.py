@@ -13,12 +13,11 @@ from numpy.lib.stride_tricks import as_strided
 from . import dtypes as dt
 from . import expr as ex
 from .arrays import Grid, affine_terms, chunks, computing_dtype, evaluate, interval, to_storage
-from .dtypes import DType
 from .errors import ModelError
 from .expr import Expr, Tensor
 from .graph import Graph, Node, TensorType, Value
 from .infer import definition, lower_node
-from .loops import ContractionNest, HostNest, HostRef, MapNest, Nest, NestProgram, Ref, Routine, RoutineNest, Store, reads, size_reads
+from .loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, NestProgram, Ref, Routine, RoutineNest, Store, reads, size_reads
 from .ops.base import Builder, Op
 
 CHUNK_ELEMS = 1 << 24  # values held at once while a nest runs, so that temporaries stay below about 256 MB
@@ -50,12 +49,26 @@ def run_nests(program: NestProgram, feeds: Mapping[Ref, object], sizes: Mapping[
     for k, nest in enumerate(program.nests):
         last.update(dict.fromkeys((*reads(nest), *size_reads(nest)), k))
     kept = {*program.inputs, *program.outputs}
+    pending = _checked_sizes(program.checks, arrays, known)
     for k, nest in enumerate(program.nests):
         run_nest(nest, arrays, known)
+        pending = _checked_sizes(pending, arrays, known)
         for r in (*reads(nest), *size_reads(nest)):
             if last[r] == k and r not in kept:
                 arrays.pop(r, None)
     return [arrays[o] for o in program.outputs]
+
+
+def _checked_sizes(checks: Sequence[Check], arrays: Arrays, sizes: Mapping[str, int]) -> list[Check]:
+    """Hold the checks whose sizes are known against these; returns the others."""
+    pending = []
+    for c in checks:
+        needed = [e for e in ex.walk(c.condition) if e.op in ("load", "sym")]
+        if not all(ex.load_tensor(e) in arrays if e.op == "load" else e.value[0] in sizes for e in needed):
+            pending.append(c)
+        elif not evaluate(c.condition, None, arrays, sizes):
+            raise ModelError(c.reason)
+    return pending
 
 
 def _checked(t: Tensor, value: object) -> np.ndarray:
@@ -91,7 +104,7 @@ def run_nest(nest: Nest, arrays: Arrays, sizes: Mapping[str, int] | None = None)
     """Run one nest: reads what it loads from `arrays` and adds its outputs there (in the elements' storage types)."""
     with np.errstate(all="ignore"):
         if isinstance(nest, HostNest):
-            _run_host(nest, arrays)
+            _run_host(nest, arrays, sizes)
             return
         for o in nest.outputs:
             if o not in arrays:
@@ -258,16 +271,19 @@ def store_element(buffer: np.ndarray, position: int, value: object) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- host calls
-def _run_host(nest: HostNest, arrays: Arrays) -> None:
+def _run_host(nest: HostNest, arrays: Arrays, sizes: Mapping[str, int] | None) -> None:
+    """Call the host; symbolic sizes that only its results tell are added to `sizes`."""
     results = list(nest.function(*(None if i is None else arrays[i] for i in nest.inputs)))
     if len(results) < len(nest.results):
         raise ModelError(f"the host function of {', '.join(nest.origin)} gave {len(results)} values, {len(nest.results)} were expected")
     for r, value in zip(nest.results, results, strict=False):
-        arrays[r] = _as_tensor(r.dtype, value) if isinstance(r, Tensor) else value
-
-
-def _as_tensor(dtype: DType, value: object) -> np.ndarray:
-    return np.asarray(value, dtype.numpy)
+        if not isinstance(r, Tensor):
+            arrays[r] = value
+            continue
+        array = arrays[r] = np.asarray(value, r.dtype.numpy)
+        for d, n in zip(r.shape, array.shape, strict=True):
+            if d.op == "sym" and isinstance(sizes, dict):
+                sizes.setdefault(d.value[0], n)
 
 
 # ------------------------------------------------------------------------------------------------------------------ graphs
@@ -339,8 +355,9 @@ def run_node(node: Node, inputs: Sequence[object]) -> list[object]:
             arrays[r] = x
     lowered = lower_node(proxy, refs)
     arrays.update(lowered.constants)
+    sizes: dict[str, int] = {}
     for nest in lowered.nests:
-        run_nest(nest, arrays)
+        run_nest(nest, arrays, sizes)
     return [None if r is None or v is None else arrays[r] for v, r in zip(node.outputs, lowered.outputs, strict=True)]
 
 

@@ -216,6 +216,14 @@ def map_values(nest: Nest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -
     return nest
 
 
+@dataclass(frozen=True)
+class Check:
+    """What must hold of sizes for a program to be right; `condition` is boolean, `reason` says what is wrong otherwise."""
+
+    condition: Expr
+    reason: str
+
+
 @dataclass
 class NestProgram:
     """A lowered model: inputs and constants, nests in execution order, outputs.
@@ -224,12 +232,14 @@ class NestProgram:
         inputs: model inputs in order.
         constants: arrays of the tensors that are known when compiling.
         outputs: model outputs in order (may repeat, may be inputs or constants).
+        checks: conditions on sizes that only the run knows.
     """
 
     inputs: list[Ref]
     constants: dict[Tensor, object]
     nests: list[Nest]
     outputs: list[Ref]
+    checks: list[Check] = field(default_factory=list)
 
     def producers(self) -> dict[Ref, Nest]:
         return {o: n for n in self.nests for o in n.outputs}

@@ -13,7 +13,7 @@ from . import expr as ex
 from .expr import Expr, Tensor
 from .graph import Attribute, Graph, TypeValue, Value
 from .infer import tensor_of
-from .loops import ContractionNest, HostNest, HostRef, MapNest, Nest, NestProgram, Ref, Routine, RoutineNest, Store
+from .loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, NestProgram, Ref, Routine, RoutineNest, Store
 from .parse_expr import Line, Reader, typed
 from .text import BINDING
 
@@ -240,6 +240,8 @@ class _ProgramReader(Reader):
             elif word == "const":
                 t = self.declared(line)
                 program.constants[t] = self.array(line, t.dtype, [d.value for d in t.shape])
+            elif word == "check":
+                program.checks.append(Check(self.expr(line), json.loads(line.next())))
             elif word == "output":
                 program.outputs.append(self.use(line))
             elif word in _NESTS:

@@ -413,6 +413,7 @@ class _ProgramPrinter:
         self.declared: set[Ref] = {*program.inputs, *program.constants}
         self.tensors = _tensors(program)
         roots = [d for t in self.tensors for d in t.shape] + [e for n in program.nests for e in (*_expressions(n), *_extents(n))]
+        roots += [c.condition for c in program.checks]
         self.sizes, self.declarations = size_lines(roots)
         self.plain = ExprPrinter(self.tensor, self.sizes)
 
@@ -441,6 +442,7 @@ class _ProgramPrinter:
         yield from (f"  const {self.declaration(t)} {array_text(np.asarray(a), self.data)}" for t, a in p.constants.items())
         for nest in p.nests:
             yield from (f"  {line}" for line in self.nest(nest))
+        yield from (f"  check {self.plain.show(c.condition)} {json.dumps(c.reason)}" for c in p.checks)
         yield from (f"  output {self.tensor(o)}" for o in p.outputs)
         yield "}"
 

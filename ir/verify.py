@@ -139,6 +139,10 @@ def verify_program(program: NestProgram) -> None:
                 raise VerificationError(f"{_where(nest)}: %{o.name} is computed twice")
         verify_nest(nest)
         known |= own
+    for c in program.checks:
+        if c.condition.dtype is not dt.boolean:
+            raise VerificationError(f"the check {c.condition.text} is no condition")
+        _verify_expr(c.condition, frozenset(), None, "a check")
     for o in program.outputs:
         if o not in known:
             raise VerificationError(f"the output %{o.name} is never computed")

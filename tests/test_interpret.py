@@ -377,3 +377,19 @@ def test_reshape_is_quick():
         return x[i // 128, j // 64, i % 128, j % 64]
     np.testing.assert_array_equal(run_map(out, value, {x: a}), a.transpose(0, 2, 1, 3).reshape(64 * 128, 12 * 64))
     assert timed(lambda: run_map(out, value, {x: a})) < 2
+
+
+def test_sizes_that_do_not_fit_are_named():
+    from sardonyx.compiler.lower import lower
+    graph = Graph("test")
+    x, y = graph.input("x", TensorType(dt.float32, (ex.sym("N"),))), graph.input("y", TensorType(dt.float32, (ex.sym("M"),)))
+    node = graph.add("Add", [x, y], version=14, name="sum")
+    infer(node)
+    graph.outputs = node.outputs
+    program = lower(graph)
+
+    def run(n, m):
+        return run_nests(program, {r: np.ones(k, np.float32) for r, k in zip(program.inputs, (n, m), strict=True)})[0].tolist()
+    assert run(3, 3) == run(3, 1) == run(1, 3) == [2, 2, 2]
+    with pytest.raises(ModelError, match=r"'sum' \(Add\): shapes .* do not broadcast: N against M"):
+        run(3, 2)

@@ -10,7 +10,7 @@ from sardonyx.ir.errors import ModelError
 from sardonyx.ir.expr import Tensor
 from sardonyx.ir.graph import Graph, MapType, OptionalType, SequenceType, TensorType, TypeValue
 from sardonyx.ir.interpret import run_nests
-from sardonyx.ir.loops import ContractionNest, HostNest, HostRef, MapNest, NestProgram, Routine, RoutineNest, Store, identity_map
+from sardonyx.ir.loops import Check, ContractionNest, HostNest, HostRef, MapNest, NestProgram, Routine, RoutineNest, Store, identity_map
 from sardonyx.ir.parse import parse_graph, parse_program
 from sardonyx.ir.text import graph_text, nest_text, program_text
 
@@ -242,3 +242,12 @@ def test_routines_and_host_functions_are_given_by_name():
 def test_errors_name_the_line(text, reason):
     with pytest.raises(ModelError, match=reason):
         (parse_graph if text.startswith("graph") else parse_program)(text)
+
+
+def test_checks_round_trip():
+    n, m = ex.sym("N"), ex.sym("M")
+    x, y = tensor("x", dt.float32, n), tensor("y", dt.float32, m)
+    program = NestProgram([x, y], {}, [], [x], [Check(ex.logical_or(ex.equal(n, m), ex.equal(m, 1)), 'sizes "differ"')])
+    text = program_text(program)
+    assert '  check N == M | M == 1 "sizes \\"differ\\""' in text
+    assert program_text(parse_program(text)) == text

@@ -23,7 +23,7 @@ from ..dtypes import DType
 from ..errors import ModelError, UnsupportedError
 from ..expr import Expr, ExprLike, Tensor
 from ..graph import Attribute, Graph, Node, TensorType, Type, Value
-from ..loops import ContractionNest, HostNest, HostRef, MapNest, Nest, Ref, Routine, RoutineNest, Store
+from ..loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, Ref, Routine, RoutineNest, Store
 
 REQUIRED = object()  # default of an attribute that must be given
 
@@ -123,6 +123,7 @@ class NodeView:
 
     def __init__(self, node: Node, op: Op) -> None:
         self.node, self.op, self.version = node, op, node.version
+        self.checks: list[Check] = []
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:
         """An attribute: as written, else the definition's default, else `default`. Strings come as `str`, lists as tuples."""
@@ -132,6 +133,14 @@ class NodeView:
         if found is REQUIRED:
             raise self.error(f"attribute '{name}' of {self.op.name} is missing")
         return found
+
+    def require(self, condition: Expr, reason: str) -> None:
+        """Demand something of sizes: an error now where it is certainly wrong, a check when running where only the run can tell."""
+        if condition.is_const:
+            if not condition.value:
+                raise self.error(reason)
+        elif all(c.condition is not condition for c in self.checks):
+            self.checks.append(Check(condition, f"node {self.label}: {reason}"))
 
     def error(self, reason: str, hint: str | None = None) -> ModelError:
         """An error about this node; raise it."""
@@ -303,15 +312,19 @@ def broadcast_shapes(shapes: Sequence[tuple[Expr, ...]], n: NodeView | None = No
         for d in dims:
             if d is chosen or d.is_const and d.value == 1:
                 continue
+            before = chosen
             if chosen.is_const and chosen.value == 1:
                 chosen = d
-            elif chosen.is_const and d.is_const:
-                reason = f"shapes {', '.join(str([x.text for x in s]) for s in shapes)} do not broadcast: {chosen.text} against {d.text}"
+                continue
+            reason = f"shapes {', '.join(str([x.text for x in s]) for s in shapes)} do not broadcast: {chosen.text} against {d.text}"
+            if chosen.is_const and d.is_const:
                 raise n.error(reason) if n is not None else ModelError(reason)
-            elif d.is_const:
+            if d.is_const:
                 chosen = d
             elif not chosen.is_const:
                 chosen = ex.maximum(chosen, d)
+            if n is not None:
+                n.require(ex.logical_or(ex.equal(before, d), ex.logical_or(ex.equal(before, 1), ex.equal(d, 1))), reason)
         out.append(chosen)
     return tuple(out)
 
