@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.errors import ModelError, UnsupportedError
+from ..ir.expr import const
 from ..ir.graph import Graph, TensorType, Type, Value
 from .external_data import ExternalData, map_file
 from .importer_nodes import NodeImporter, Scope, read_opsets, unsupported_opset
@@ -30,7 +31,8 @@ FIRST_IR_WITH_OVERRIDES = 4  # before, every initialiser had to be an input as w
 
 def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, free_dimensions: Mapping[str, int] | None = None,
                  free_dimensions_by_denotation: Mapping[str, int] | None = None, as_inputs: Collection[str] = (),
-                 initializers: Mapping[str, np.ndarray] | None = None, folder: str | os.PathLike[str] | None = None) -> Graph:
+                 initializers: Mapping[str, np.ndarray] | None = None, input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+                 folder: str | os.PathLike[str] | None = None) -> Graph:
     """Read an ONNX model.
 
     Args:
@@ -39,6 +41,7 @@ def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, 
         free_dimensions_by_denotation: sizes for symbolic dimensions, by their denotation.
         as_inputs: overridable initialisers that become real inputs, because the caller feeds them.
         initializers: arrays that take the place of the model's initialisers of these names.
+        input_shapes: shapes of inputs, where they are to be compiled for one shape.
         folder: where external data lie, for models that do not come from a file.
 
     Returns:
@@ -73,7 +76,9 @@ def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, 
             raise TypeError(f"a path, bytes or a ModelProto is expected, not {type(source).__name__}")
         proto = source
     dims = DimReader(dict(free_dimensions or {}), dict(free_dimensions_by_denotation or {}))
-    graph = _ModelImporter(proto, external, dims, raw, frozenset(as_inputs), dict(initializers or {})).build()
+    importer = _ModelImporter(proto, external, dims, raw, frozenset(as_inputs), dict(initializers or {}))
+    importer.input_shapes = dict(input_shapes or {})
+    graph = importer.build()
     graph.external_files = external.files()
     return graph
 
@@ -90,6 +95,24 @@ def _parse(buffer: memoryview) -> "tuple[onnx.ModelProto, dict[int, tuple[int, i
         raise ModelError(f"the model cannot be read: {e}", hint="the file is damaged, cut short, or no ONNX model") from e
 
 
+def read_interface(source: "str | os.PathLike[str] | bytes | onnx.ModelProto") -> tuple[list[tuple[str, Type]], list[tuple[str, Type | None]]]:
+    """(name, declared type) of a model's inputs and outputs, nothing of its graph read.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        proto, _ = _parse(memoryview(map_file(Path(source), f"model '{source}'")))
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        proto, _ = _parse(memoryview(source).cast("B"))
+    else:
+        proto = source
+    dims = DimReader({}, {})
+    known = {t.name for t in proto.graph.initializer}
+    inputs = [(i.name, import_type(i.type, dims, i.name)) for i in proto.graph.input if i.name not in known]
+    return inputs, [(o.name, import_type(o.type, dims, o.name) if o.HasField("type") else None) for o in proto.graph.output]
+
+
 class _ModelImporter:
     """One model on its way to a graph."""
 
@@ -98,6 +121,7 @@ class _ModelImporter:
         self.proto, self.dims, self.raw, self.as_inputs, self.replacements = proto, dims, raw, as_inputs, replacements
         if not proto.HasField("graph"):
             raise ModelError("the model has no graph", hint="the file is damaged, cut short, or no ONNX model")
+        self.input_shapes: dict[str, tuple[int, ...]] = {}
         self.functions: dict[tuple[str, str, str], onnx.FunctionProto] = {}
         for f in proto.functions:
             key = (text(f.domain, "a domain"), text(f.name, "a function's name"), text(f.overload, "an overload's name"))
@@ -142,6 +166,8 @@ class _ModelImporter:
                 continue
             if declared is None:
                 raise ModelError(f"input '{name}' of the model has no type")
+            if name in self.input_shapes and isinstance(declared, TensorType):
+                declared = TensorType(declared.dtype, tuple(const(d) for d in self.input_shapes[name]))
             self.scope.define(name, graph.input(name, declared))
         self.nodes.initializers(graph, self.scope, proto, self.raw)
         self._replace_initializers()

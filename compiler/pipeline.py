@@ -20,6 +20,7 @@ from ..ir import expr as ex
 from ..ir.expr import Expr, Tensor
 from ..ir.graph import Graph
 from ..ir.loops import ContractionNest, HostNest, MapNest, NestProgram, Ref, Store, identity_map
+from .control import close_bodies
 from .fuse import Fusion, fuse
 from .layout import Layouts, assign
 from .lower import decompose, lower
@@ -76,6 +77,7 @@ def optimise(graph: Graph, options: Options, observe: Observer = ignore) -> None
     decompose(graph)
     if options.level >= 1:
         simplify(graph, options)
+    close_bodies(graph)
     observe("decompose", graph)
 
 

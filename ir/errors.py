@@ -19,6 +19,10 @@ class UnsupportedError(ModelError, NotImplementedError):
     """The model is well-formed but uses something that is not implemented yet."""
 
 
+class UnknownRankError(UnsupportedError):
+    """An operator needs a tensor whose number of dimensions is only known when running; shapes of the model's inputs may tell."""
+
+
 class TargetError(SardonyxError):
     """A target is unknown, or what was compiled does not fit the machine."""
 

@@ -13,6 +13,7 @@ from ..ir.expr import Tensor
 from ..ir.graph import Graph, MapType, OptionalType, SequenceType, TensorType, Type
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, RoutineNest
+from ..ir.ops.control import ControlFlow
 from ..ir.plan import Plan, Port
 from ..ir.target import Target
 
@@ -28,7 +29,8 @@ class Built:
         sources: distinct kernels, as the plan numbers them.
         constants: arrays in the plan's order, in memory order, contiguous.
         decisions: fusion's log.
-        nests: the nests behind each kernel step, for reports.
+        calls: the kernel calls behind the steps, for reports.
+        bodies: host function -> what its control-flow bodies compiled to.
     """
 
     plan: Plan
@@ -36,6 +38,15 @@ class Built:
     constants: list[np.ndarray]
     decisions: list[tuple[tuple[str, ...], tuple[str, ...], str]] = field(default_factory=list)
     calls: list[KernelCall] = field(default_factory=list)
+    bodies: dict[int, list["Built"]] = field(default_factory=dict)
+
+    def all_sources(self) -> list[KernelSource]:
+        """Distinct kernels, those of bodies included."""
+        found = {s.symbol: s for s in self.sources}
+        for children in self.bodies.values():
+            for c in children:
+                found.update((s.symbol, s) for s in c.all_sources())
+        return list(found.values())
 
 
 def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[[str, object], None] | None = None,
@@ -67,7 +78,11 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     plan.metadata = dict(graph.metadata)
     arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items() if t.dtype.is_numeric]
     calls = [i for i in items if isinstance(i, KernelCall)]
-    return Built(plan, sources, arrays, lowered.decisions, calls)
+    bodies = {}
+    for k, (_, function) in enumerate(plan.host_functions):
+        if isinstance(function, ControlFlow):
+            bodies[k] = [build_graph(body, target, level, observe, disabled) for body in function.bodies]
+    return Built(plan, sources, arrays, lowered.decisions, calls, bodies)
 
 
 def in_memory_order(array: np.ndarray, tensor: Tensor, layouts: Mapping[Tensor, tuple[int, ...]]) -> np.ndarray:

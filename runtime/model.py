@@ -35,6 +35,7 @@ class CompileOptions:
         initializers: arrays that replace initialisers of these names.
         disabled: rewrite rules that must not run.
         as_inputs: overridable initialisers that are inputs.
+        input_shapes: shapes of inputs that the model is compiled for.
     """
 
     level: int = 3
@@ -43,11 +44,12 @@ class CompileOptions:
     initializers: Mapping[str, np.ndarray] = field(default_factory=dict)
     disabled: frozenset[str] = frozenset()
     as_inputs: frozenset[str] = frozenset()
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def key(self) -> str:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
-        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled), sorted(self.as_inputs)], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled), sorted(self.as_inputs), self.input_shapes], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -70,6 +72,26 @@ class CompiledModel:
     report: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     keep: object = None  # what the constants' memory belongs to
+    bodies: dict[int, list["CompiledModel"]] = field(default_factory=dict)  # host function -> its control-flow bodies; their objects are this model's
+
+    def executor(self, threads: int | None) -> Any:
+        """Something that runs the model (`runtime.executor.Executor`)."""
+        return make_executor(self, self.objects, threads)
+
+
+def make_executor(model: CompiledModel, objects: Mapping[str, bytes], threads: int | None) -> Any:
+    """An executor of a model whose objects may belong to an enclosing one."""
+    from .control import ControlRunner
+    from .executor import Executor
+
+    functions: list[Any] = []
+    for k, (_, function) in enumerate(model.plan.host_functions):
+        if k in model.bodies:
+            kind, settings = function.kind, dict(function.settings)
+            functions.append(ControlRunner(kind, tuple(make_executor(b, objects, threads).run for b in model.bodies[k]), settings))
+        else:
+            functions.append(function)
+    return Executor(model.plan, objects, model.constants, threads, functions)
 
 
 def host_target() -> Target:
@@ -82,8 +104,6 @@ def host_target() -> Target:
 # ------------------------------------------------------------------------------------------------------------- containers
 def to_sections(model: CompiledModel) -> tuple[dict[str, Any], dict[str, bytes | memoryview]]:
     """(content, sections) of a container that holds the model."""
-    from ..ir.ops.host import host_function_to_data
-
     sections: dict[str, bytes | memoryview] = {}
     table = []
     blob = bytearray()
@@ -91,10 +111,39 @@ def to_sections(model: CompiledModel) -> tuple[dict[str, Any], dict[str, bytes |
         table.append([symbol, len(blob), len(code)])
         blob += code
     sections["objects"] = bytes(blob)
-    for k, a in enumerate(model.constants):
-        sections[f"c{k}"] = memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)) if a.size else b""
-    content = {"kind": "model", "plan": plan_to_data(model.plan, host_function_to_data), "objects": table, "report": model.report}
+    content = {"kind": "model", "objects": table, "report": model.report, "model": _model_data(model, "c", sections)}
     return content, sections
+
+
+def _model_data(model: CompiledModel, prefix: str, sections: dict[str, bytes | memoryview]) -> dict[str, Any]:
+    """A model's plan and bodies; its constants become sections whose names start with `prefix`."""
+    for k, a in enumerate(model.constants):
+        sections[f"{prefix}{k}"] = memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)) if a.size else b""
+    bodies = [[k, [_model_data(b, f"{prefix}{k}.{j}.", sections) for j, b in enumerate(children)]] for k, children in model.bodies.items()]
+    return {"plan": plan_to_data(model.plan, _function_data), "bodies": bodies}
+
+
+def _function_data(function: object) -> Any:
+    from ..ir.ops.host import host_function_to_data
+
+    kind = getattr(function, "kind", None)
+    return ["", kind, "control", [list(x) for x in function.settings]] if isinstance(kind, str) else host_function_to_data(function)
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """What a stored plan keeps of a control-flow operator; its bodies are beside it."""
+
+    kind: str
+    settings: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def _function_from_data(data: Any) -> Any:
+    from ..ir.ops.host import host_function_from_data
+
+    if data[2] == "control":
+        return ControlSettings(data[1], tuple((name, tuple(values)) for name, values in data[3]))
+    return host_function_from_data(data)
 
 
 def from_container(container: Container, origin: str) -> CompiledModel:
@@ -103,16 +152,21 @@ def from_container(container: Container, origin: str) -> CompiledModel:
     Raises:
         SardonyxError: the container holds something else.
     """
-    from ..ir.ops.host import host_function_from_data
-
     content = container.content
     if content.get("kind") != "model":
         raise SardonyxError(f"{container.path}: this container holds no model")
-    plan = plan_from_data(content["plan"], host_function_from_data)
     blob = container.sections["objects"]
     objects = {symbol: bytes(blob[at:at + size]) for symbol, at, size in content["objects"]}
-    constants = [np.frombuffer(container.sections[f"c{k}"], np.uint8) for k in range(plan.constants)]
-    return CompiledModel(plan, objects, constants, origin, content["report"], keep=container)
+    model = _model_from_data(content["model"], "c", container, origin)
+    model.objects, model.report = objects, content["report"]
+    return model
+
+
+def _model_from_data(data: Any, prefix: str, container: Container, origin: str) -> CompiledModel:
+    plan = plan_from_data(data["plan"], _function_from_data)
+    constants = [np.frombuffer(container.sections[f"{prefix}{k}"], np.uint8) for k in range(plan.constants)]
+    bodies = {k: [_model_from_data(b, f"{prefix}{k}.{j}.", container, origin) for j, b in enumerate(children)] for k, children in data["bodies"]}
+    return CompiledModel(plan, {}, constants, origin, keep=container, bodies=bodies)
 
 
 def save_package(model: CompiledModel, path: str | os.PathLike[str]) -> None:
@@ -277,21 +331,29 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     with compile_progress() as progress:
         progress.stage("reading the model")
         graph = import_model(source, free_dimensions=options.free_dimensions, free_dimensions_by_denotation=options.free_denotations,
-                             as_inputs=options.as_inputs, initializers=options.initializers)
+                             as_inputs=options.as_inputs, initializers=options.initializers,
+                             input_shapes=dict(options.input_shapes))
         external = list(graph.external_files)
         imported = time.perf_counter()
         progress.stage("fusing")
         overridable = _overridable(graph)
         built = build_graph(graph, target, options.level, observe, options.disabled)
         lowered = time.perf_counter()
-        objects = compile_kernels([*built.sources, driver_kernel()], target, cache, progress.kernels)
+        objects = compile_kernels([*built.all_sources(), driver_kernel()], target, cache, progress.kernels)
     report = {
         "decisions": [[list(a), list(b), why] for a, b, why in built.decisions],
-        "kernels": {s.symbol: s.text for s in built.sources},
+        "kernels": {s.symbol: s.text for s in built.all_sources()},
         "overridable": overridable,
     }
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
-    return CompiledModel(built.plan, objects, built.constants, "compiled", report, seconds), external
+    model = _compiled(built)
+    model.objects, model.report, model.seconds = objects, report, seconds
+    return model, external
+
+
+def _compiled(built: Any) -> CompiledModel:
+    bodies = {k: [_compiled(b) for b in children] for k, children in built.bodies.items()}
+    return CompiledModel(built.plan, {}, built.constants, "compiled", bodies=bodies)
 
 
 def _overridable(graph: Any) -> list[tuple[str, str, list[int]]]:

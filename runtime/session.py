@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from ..ir.plan import Port
 from . import knobs
 from .exceptions import Fail, InvalidArgument, translated
-from .executor import Executor
 from .feeds import InputChecker, describe
 from .model import CompiledModel, CompileOptions, host_target, obtain
 from .options import RunOptions, SessionOptions, say_no_effect
@@ -79,7 +78,7 @@ class InferenceSession:
         with translated(self._source):
             self._model: CompiledModel = obtain(self._source, options, host_target(), optimized_path=self._options.optimized_model_filepath)
         plan = self._model.plan
-        self._executor = Executor(plan, self._model.objects, self._model.constants, self._threads)
+        self._executor = self._model.executor(self._threads)
         self._checker = InputChecker(plan)
         self._arrays = self._checker.arrays
         self._execute = self._executor.run
@@ -176,7 +175,7 @@ class InferenceSession:
         def work() -> None:
             try:
                 results = self.run(output_names, input_feed, run_options)
-            except Exception as e:  # noqa: BLE001  whatever went wrong belongs to the callback: there is nobody else to tell
+            except Exception as e:
                 callback([], user_data, str(e))
                 return
             callback(results, user_data, "")

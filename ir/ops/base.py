@@ -20,7 +20,7 @@ import numpy as np
 from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
-from ..errors import ModelError, UnsupportedError
+from ..errors import ModelError, UnknownRankError, UnsupportedError
 from ..expr import Expr, ExprLike, Tensor
 from ..graph import Attribute, Graph, Node, TensorType, Type, Value
 from ..loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, Ref, Routine, RoutineNest, Store
@@ -176,7 +176,7 @@ class Lowering(NodeView):
             raise self.error(f"input {index} of {self.op.name} is missing")
         found = self.inputs[index]
         if not isinstance(found, Tensor):
-            raise self.unsupported(f"input {index} of {self.op.name} is {self._values[index].type}, a tensor of known rank was expected")
+            raise UnknownRankError(f"input {index} of {self.op.name} is {self._values[index].type}, a tensor of known rank was expected", self.label)
         return found
 
     def optional(self, index: int) -> Tensor | None:
@@ -368,7 +368,7 @@ class Builder(NodeView):
     def type(self, value: Value) -> TensorType:
         """The tensor type of a value; its rank must be known."""
         if not isinstance(value.type, TensorType) or value.type.shape is None:
-            raise self.unsupported(f"'{value.name}' is {value.type}, a tensor of known rank was expected")
+            raise UnknownRankError(f"'{value.name}' is {value.type}, a tensor of known rank was expected", self.label)
         return value.type
 
     def add(self, op: str, *inputs: "Value | np.ndarray | int | float | Sequence[int] | None", outputs: int = 1, domain: str = "", version: int | None = None,

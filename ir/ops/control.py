@@ -121,6 +121,9 @@ class If(Control):
         for body in both:
             set_inputs(body, capture_types(n))
             infer_graph(body)
+        decided = n.known(0)
+        if decided is not None and decided.size == 1:
+            return [o.type for o in both[0 if decided.reshape(()) else 1].outputs]
         if len({len(b.outputs) for b in both}) > 1:
             raise n.error(f"the branches have {len(both[0].outputs)} and {len(both[1].outputs)} outputs; the same number was expected")
         return [unify(n, k, [b.outputs[k].type for b in both]) for k in range(len(both[0].outputs))]
@@ -139,7 +142,7 @@ def generalise(body: Graph, types: list[Type | None], outputs: Sequence[Type | N
             elif a.shape is not None and b.shape is not None:
                 own = body.inputs[_carried_position(body, k, n)].type
                 assert isinstance(own, TensorType) and own.shape is not None
-                dims = tuple(d if d is o or d.is_const and o.is_const and d.value == o.value else fresh(n, k, f"c{j}")
+                dims = tuple(d if d is o or (d.is_const and o.is_const and d.value == o.value) else fresh(n, k, f"c{j}")
                              for j, (d, o) in enumerate(zip(own.shape, b.shape)))
                 kept = tuple(x if y is z else y for x, y, z in zip(a.shape, dims, own.shape))
                 if kept != a.shape:
