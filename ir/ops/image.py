@@ -313,5 +313,5 @@ class ImageDecoder(Op):
         form = str(n.attr("pixel_format"))
         if form not in ("RGB", "BGR", "Grayscale"):
             raise n.error(f"pixel_format '{form}' is unknown")
-        shape = (ex.sym(f"{n.node.name}.height"), ex.sym(f"{n.node.name}.width"), ex.const(1 if form == "Grayscale" else 3))
+        shape = (ex.sym(f"{n.node.name}.height", 0), ex.sym(f"{n.node.name}.width", 0), ex.const(1 if form == "Grayscale" else 3))
         return n.host(functools.partial(decode_image, pixel_format=form), [(dt.uint8, shape)], "images are decoded by Pillow")[0]

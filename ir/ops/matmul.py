@@ -10,6 +10,7 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, Tensor
+from ..loops import Routine, load, store
 from .base import REQUIRED, Lowering, Op, Sample, broadcast_index, broadcast_load, broadcast_shapes, register
 from .quantisation import is_zero, requantize
 
@@ -318,3 +319,55 @@ class Einsum(Op):
         yield Sample((f(3, 3),), {"equation": "ii->i"})
         yield Sample((f(3), f(4), f(3, 4, 2)), {"equation": "i,j,ijk"})
         yield Sample((f(2, 3, 4), f(3, 4)), {"equation": "...ij,...ij->...i"})
+
+
+# ------------------------------------------------------------------------------------------------------------- determinants
+def determinant(x, y, work, size, lo, hi):
+    """Determinants of matrices [size, size] by elimination with partial pivoting."""
+    for m in range(lo, hi):
+        base = m * size * size
+        for j in range(size * size):
+            store(work, base + j, load(x, base + j))
+        value = 1.0
+        for k in range(size):
+            pivot = k
+            for i in range(k + 1, size):
+                if abs(load(work, base + i * size + k)) > abs(load(work, base + pivot * size + k)):
+                    pivot = i
+            head = load(work, base + pivot * size + k)
+            value = value * head
+            if pivot != k:
+                value = -value
+                for j in range(k, size):
+                    moved = load(work, base + k * size + j)
+                    store(work, base + k * size + j, load(work, base + pivot * size + j))
+                    store(work, base + pivot * size + j, moved)
+            if head != 0:
+                for i in range(k + 1, size):
+                    ratio = load(work, base + i * size + k) / head
+                    for j in range(k, size):
+                        store(work, base + i * size + j, load(work, base + i * size + j) - ratio * load(work, base + k * size + j))
+        store(y, m, value)
+
+
+DETERMINANT = Routine("determinant", determinant)
+
+
+@register
+class Det(Op):
+    """Determinants of square matrices, eliminated in float64. Source: ONNX Det-22."""
+
+    name, versions = "Det", (11, 22)
+
+    def lower(self, n: Lowering) -> Tensor:
+        x = n.input(0)
+        if x.rank < 2:
+            raise n.error(f"an input of rank {x.rank} was given, square matrices were expected")
+        size = same_size(n, x.shape[-2], x.shape[-1], "sides of the matrices")
+        wide = x if x.dtype is dt.float64 else n.map(x.shape, lambda *i: x[i], dt.float64)
+        y, _ = n.routine(DETERMINANT, [wide], [(dt.float64, x.shape[:-2]), (dt.float64, x.shape)], [size], units=ex.product(x.shape[:-2]))
+        return y if x.dtype is dt.float64 else n.map(x.shape[:-2], lambda *i: y[i], x.dtype)
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample((np.random.default_rng(5).standard_normal((2, 3, 4, 4)).astype(np.float32),))
+        yield Sample((np.array([[0, 1], [1, 0]], np.float32),))
