@@ -139,6 +139,7 @@ class Graph:
         self.opsets: dict[str, int] = {} if parent is None else parent.opsets
         self.metadata: dict[str, str] = {}
         self.overridable: dict[str, Value] = {}  # initialisers that are inputs as well
+        self.broken = ""  # why a body cannot run with the types that it gets; taking that branch is an error when running
         self.declared: dict[str, Type] = {}  # what the model says about inputs, outputs and values in between; for reports, never trusted
         self.output_names: list[str] = []  # the model's names of `outputs`, which rewriting keeps
         self.remarks: list[str] = []  # what is odd about the model but does no harm

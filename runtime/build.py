@@ -40,6 +40,12 @@ class Built:
     calls: list[KernelCall] = field(default_factory=list)
     bodies: dict[int, list["Built"]] = field(default_factory=dict)
 
+    @staticmethod
+    def refusing(reason: str) -> "Built":
+        """A body that cannot run: taking it raises `reason`."""
+        plan = Plan("", [], [], [], [], 0, [], [], [], [], [], [], 0, 0, metadata={"broken": reason})
+        return Built(plan, [], [])
+
     def all_sources(self) -> list[KernelSource]:
         """Distinct kernels, those of bodies included."""
         found = {s.symbol: s for s in self.sources}
@@ -81,7 +87,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     bodies = {}
     for k, (_, function) in enumerate(plan.host_functions):
         if isinstance(function, ControlFlow):
-            bodies[k] = [build_graph(body, target, level, observe, disabled) for body in function.bodies]
+            bodies[k] = [Built.refusing(body.broken) if body.broken else build_graph(body, target, level, observe, disabled) for body in function.bodies]
     return Built(plan, sources, arrays, lowered.decisions, calls, bodies)
 
 
@@ -168,16 +174,18 @@ def type_name(t: Type) -> str:
     raise UnsupportedError(f"type {t} has no name")
 
 
-def _ports(graph: Graph) -> tuple[list[Port], list[Port]]:
-    declared = getattr(graph, "declared", {})
+def port(name: str, t: Type | None) -> Port:
+    """The port of an input or output of a declared type."""
+    shape = None
+    if isinstance(t, TensorType) and t.shape is not None:
+        shape = tuple(int(d.value) if d.is_const else d.text if d.op == "sym" and not d.text.startswith("?") else None for d in t.shape)
+    return Port(name, "" if t is None else type_name(t), shape, -1)
 
-    def port(v: object) -> Port:
-        t = declared.get(v.name, v.type)
-        shape = None
-        if isinstance(t, TensorType) and t.shape is not None:
-            shape = tuple(int(d.value) if d.is_const else d.text if d.op == "sym" and not d.text.startswith("?") else None for d in t.shape)
-        return Port(v.name, type_name(t), shape, -1)
-    return [port(v) for v in graph.inputs], [port(v) for v in graph.outputs]
+
+def _ports(graph: Graph) -> tuple[list[Port], list[Port]]:
+    declared = graph.declared
+    names = graph.output_names or [v.name for v in graph.outputs]
+    return [port(v.name, declared.get(v.name, v.type)) for v in graph.inputs], [port(n, declared.get(n, v.type)) for n, v in zip(names, graph.outputs)]
 
 
 def dtype_of(type_text: str) -> dt.DType | None:

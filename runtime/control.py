@@ -13,6 +13,16 @@ Settings = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A body that cannot run with the types it gets."""
+
+    reason: str
+
+    def run(self, inputs: Sequence[object]) -> list[object]:
+        raise InputError(f"the branch that these inputs choose cannot run: {self.reason}")
+
+
+@dataclass(frozen=True)
 class ControlRunner:
     """A control-flow operator with runnable bodies; called with the node's inputs, gives its wanted outputs.
 

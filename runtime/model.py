@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import ModelError, SardonyxError
-from ..ir.plan import Plan
+from ..ir.plan import Plan, Port
 from ..ir.target import Target, parse
 from . import knobs
 from .cache import Cache, default_cache
@@ -81,8 +81,11 @@ class CompiledModel:
 
 def make_executor(model: CompiledModel, objects: Mapping[str, bytes], threads: int | None) -> Any:
     """An executor of a model whose objects may belong to an enclosing one."""
-    from .control import ControlRunner
+    from .control import ControlRunner, Refusal
     from .executor import Executor
+
+    if "broken" in model.plan.metadata:
+        return Refusal(model.plan.metadata["broken"])
 
     functions: list[Any] = []
     for k, (_, function) in enumerate(model.plan.host_functions):
@@ -229,6 +232,15 @@ def _exporting(path: str, observe: Callable[[str, object], None] | None) -> Call
             from ..compiler.exporter import export_model
             Path(path).write_bytes(export_model(subject).SerializeToString())
     return watch
+
+
+def declared_ports(source: object) -> tuple[list[Port], list[Port]]:
+    """A model's inputs and outputs as it declares them."""
+    from ..compiler.importer import read_interface
+    from .build import port
+
+    inputs, outputs = read_interface(source)
+    return [port(n, t) for n, t in inputs], [port(n, t) for n, t in outputs]
 
 
 def is_package(source: object) -> bool:

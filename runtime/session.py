@@ -1,19 +1,28 @@
 """InferenceSession: a compiled model behind ONNX Runtime's interface."""
 from __future__ import annotations
 
+import dataclasses
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..ir.plan import Port
+import numpy as np
+
+from ..ir.errors import UnknownRankError
+from ..ir.plan import Plan, Port
 from . import knobs
 from .exceptions import Fail, InvalidArgument, translated
 from .feeds import InputChecker, describe
-from .model import CompiledModel, CompileOptions, host_target, obtain
+from .model import CompiledModel, CompileOptions, declared_ports, host_target, obtain
 from .options import RunOptions, SessionOptions, say_no_effect
 from .providers import CPU, check_providers
 from .threads import default_threads
 from .values import IOBinding, OrtValue
+
+
+class ShapeWarning(UserWarning):
+    """A model has to be compiled for each combination of input shapes."""
 
 
 class NodeArg:
@@ -65,7 +74,7 @@ class InferenceSession:
         self._source = path_or_bytes
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
         self._threads = self._options.intra_op_num_threads or knobs.THREADS.read_int() or default_threads()
-        self._variants: dict[frozenset[str], InferenceSession] = {}
+        self._variants: dict[object, InferenceSession] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._start(self._compile_options(frozenset()))
@@ -76,7 +85,14 @@ class InferenceSession:
 
     def _start(self, options: CompileOptions) -> None:
         with translated(self._source):
-            self._model: CompiledModel = obtain(self._source, options, host_target(), optimized_path=self._options.optimized_model_filepath)
+            try:
+                model = obtain(self._source, options, host_target(), optimized_path=self._options.optimized_model_filepath)
+            except UnknownRankError as e:
+                if options.input_shapes:
+                    raise
+                self._start_by_shape(e)
+                return
+        self._model: CompiledModel = model
         plan = self._model.plan
         self._executor = self._model.executor(self._threads)
         self._checker = InputChecker(plan)
@@ -90,6 +106,35 @@ class InferenceSession:
 
             self._profile = Profiler(plan, self._executor, self._options.profile_file_prefix)
             self._execute = self._profile.run
+
+    def _start_by_shape(self, reason: UnknownRankError) -> None:
+        """The number of dimensions of something inside depends on the inputs' shapes: every new combination of shapes is compiled when it comes."""
+        ports = declared_ports(self._source)
+        plan = Plan("", [], [], [], [], 0, [], *ports, [], [], [], 0, 0)
+        self._model = CompiledModel(plan, {}, (), "by shape", {"by_shape": str(reason)})
+        warnings.warn(f"this model is compiled for each combination of input shapes when it first comes: {reason}", ShapeWarning, stacklevel=4)
+        self._checker = InputChecker(plan)
+        self._arrays = self._checker.arrays
+        self._output_names = [p.name for p in plan.outputs]
+        self._positions = {n: k for k, n in enumerate(self._output_names)}
+        self._profile = None
+        self._execute = self._run_by_shape
+
+    def _run_by_shape(self, arrays: Sequence[object], outputs: Sequence[object] | None = None) -> list[object]:
+        shapes = tuple((p.name, np.shape(a)) for p, a in zip(self._model.plan.inputs, arrays) if isinstance(a, np.ndarray))
+        variant = self._variant(shapes, dataclasses.replace(self._compile_options(frozenset()), input_shapes=shapes))
+        return variant._execute(arrays, outputs)
+
+    def _variant(self, key: object, options: CompileOptions) -> "InferenceSession":
+        """This session compiled with other options, made once."""
+        with self._lock:
+            found = self._variants.get(key)
+            if found is None:
+                found = object.__new__(InferenceSession)
+                found.__dict__.update(self.__dict__, _variants={}, _lock=threading.Lock())
+                found._start(options)
+                self._variants[key] = found
+        return found
 
     # ---- what the model is
     def get_inputs(self) -> list[NodeArg]:
@@ -155,15 +200,9 @@ class InferenceSession:
         wanted = frozenset(n for n, _, _ in extra if n in feed)
         if not wanted:
             return None
-        with self._lock:
-            found = self._variants.get(wanted)
-            if found is None:
-                found = object.__new__(InferenceSession)
-                found.__dict__.update(self.__dict__, _variants={})
-                found._start(self._compile_options(wanted))
-                found._model.report.pop("overridable", None)
-                self._variants[wanted] = found
-        return found
+        variant = self._variant(wanted, self._compile_options(wanted))
+        variant._model.report.pop("overridable", None)
+        return variant
 
     def run_async(self, output_names: Sequence[str] | None, input_feed: Mapping[str, object], callback: Callable[[list[object], object, str], None],
                   user_data: object = None, run_options: RunOptions | None = None) -> None:

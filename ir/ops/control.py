@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .. import dtypes as dt
 from .. import expr as ex
+from ..errors import ModelError, UnsupportedError
 from ..expr import Expr
 from ..graph import Graph, SequenceType, TensorType, Type
 from ..infer import infer_graph
@@ -118,15 +119,30 @@ class If(Control):
 
     def infer(self, n: Lowering) -> Sequence[Type | None]:
         both = self.bodies(n)
-        for body in both:
-            set_inputs(body, capture_types(n))
-            infer_graph(body)
+        self._infer_branches(n, both)
         decided = n.known(0)
         if decided is not None and decided.size == 1:
             return [o.type for o in both[0 if decided.reshape(()) else 1].outputs]
         if len({len(b.outputs) for b in both}) > 1:
             raise n.error(f"the branches have {len(both[0].outputs)} and {len(both[1].outputs)} outputs; the same number was expected")
-        return [unify(n, k, [b.outputs[k].type for b in both]) for k in range(len(both[0].outputs))]
+        sound = [b for b in both if not b.broken]
+        return [unify(n, k, [b.outputs[k].type for b in sound]) for k in range(len(both[0].outputs))]
+
+    def _infer_branches(self, n: Lowering, both: tuple[Graph, ...]) -> None:
+        """Type both branches; one that cannot run with these inputs may be left, since it need never be taken."""
+        errors = []
+        for body in both:
+            set_inputs(body, capture_types(n))
+            body.broken = ""
+            try:
+                infer_graph(body)
+            except UnsupportedError:
+                raise
+            except ModelError as e:
+                body.broken = str(e)
+                errors.append(e)
+        if len(errors) == len(both):
+            raise errors[0]
 
 
 def generalise(body: Graph, types: list[Type | None], outputs: Sequence[Type | None], n: Lowering) -> bool:
