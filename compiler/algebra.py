@@ -9,7 +9,7 @@ import numpy as np
 from ..ir import dtypes as dt
 from ..ir.dtypes import DType
 from ..ir.graph import Graph, Node, TensorType, Value
-from .rewrite import Declined, Edit, Match, Rule, is_output, producer, same_type, scalar, tensor_type
+from .rewrite import Declined, Edit, Match, Rule, is_output, producer, replace_uses, same_type, scalar, tensor_type
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,11 @@ class IfOfConstant(Rule):
 
 
 def inline(body: Graph, edit: Edit) -> list[Value]:
-    """Move a body without inputs in front of the node that owns it; returns the values that were its outputs."""
+    """Move a body in front of the node that owns it; its inputs are the node's last ones. Returns the values that were its outputs."""
     graph = edit.graph
+    given = edit.node.inputs[len(edit.node.inputs) - len(body.inputs):]
+    for inner, outer in zip(body.inputs, given, strict=True):
+        replace_uses(inner, outer)
     moved = list(body.nodes)
     for n in moved:
         for o in n.outputs:
