@@ -75,7 +75,7 @@ def window(n: Lowering, size: Sequence[Expr], kernel: Sequence[ExprLike], ceil_m
         ModelError: an attribute has the wrong length or value, or the kernel is larger than the padded input.
     """
     count = len(size)
-    taps = tuple(ex.as_expr(k) for k in kernel)
+    taps = [ex.as_expr(k) for k in kernel]
     if len(taps) != count:
         raise n.error(f"a kernel of {len(taps)} dimensions was given for {count} spatial dimensions")
     strides = spatial_attribute(n, "strides", count, 1)
@@ -107,7 +107,10 @@ def window(n: Lowering, size: Sequence[Expr], kernel: Sequence[ExprLike], ceil_m
         begin.append(first)
         end.append(last)
         out.append(windows)
-    return Window(tuple(size), taps, strides, dilations, tuple(begin), tuple(end), tuple(out))
+        padded = ex.integer.as_int(d + first + last)
+        if padded is not None and t.is_const and windows is ONE:
+            taps[k] = ex.minimum(t, -(-padded // a))  # further taps of the only window lie outside
+    return Window(tuple(size), tuple(taps), strides, dilations, tuple(begin), tuple(end), tuple(out))
 
 
 def split_image(n: Lowering, x: Tensor) -> tuple[tuple[Expr, Expr], tuple[Expr, ...]]:
