@@ -7,6 +7,7 @@ NaN and gives zero for it. float8e8m0 holds powers of two: halves round up; zero
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -105,13 +106,13 @@ def _pack_scale(code: Code, x: Value, saturate: bool) -> Value:
 
 
 def _unpack_scale(code: Code, word: Value) -> Value:
+    """The power of two that a float8e8m0 holds."""
     x = code.select(word.equals(0), 1 << (F32.fraction - 1), word << F32.fraction).real()
     return code.select(word.equals(255), math.nan, x)
 
 
 def _bits(value: float) -> int:
-    import struct
-
+    """Bits of a float32."""
     return struct.unpack("<i", struct.pack("<f", value))[0]
 
 
@@ -129,7 +130,7 @@ def unpack(code: Code, bits: Value, dtype: DType) -> Value:
     sign = (word << (31 - n.magnitude_bits)) & -0x80000000
     x = (magnitude << (F32.fraction - n.fraction)).real() * 2.0 ** (F32.bias - n.bias)
     if n.unsigned_zero:
-        x = code.select((word & 0xFF).equals(n.nan), math.nan, x)
+        x = code.select((word & 0xFF).equals(0x80), math.nan, x)
     elif n.infinity is not None:
         special = (magnitude << (F32.fraction - n.fraction) | 0x7F800000).real()
         x = code.select(magnitude < n.infinity, x, special)

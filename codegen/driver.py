@@ -1,37 +1,19 @@
 """The native driver: walks a plan's steps without returning to Python.
 
-It is a kernel like any other, over two buffers: a *context* of int64 words (addresses of tables and of what they refer to) and one word that says what to do. Its C
-prototype is that of kernels, but it reads `buffers` only, so the runtime and OpenMP call it with one argument: the address of the pair (context, mode).
-
-Tables (all int64):
-
-    steps       STEP_WORDS each: kind, kernel or first, operands or last, buffers, parameters, units, flops, bytes (the last three are numbers; -1: not known)
-    operands    positions of buffers, then of parameters, of each kernel step
-    program     INSTRUCTION_WORDS each: opcode, target, a, b, c
-    bindings    BINDING_WORDS each: first and count in `slots`, rank, first in `dims`, identity of the NumPy dtype; one a host array
+It is a kernel like any other, over the two buffers that `ir.driver_abi` describes.
 """
 from __future__ import annotations
 
 from functools import lru_cache
 
 from ..ir import dtypes as dt
+from ..ir.driver_abi import (  # noqa: F401  (the text of the functions below refers to them)
+    ARGUMENT_STRIDE, ARGUMENTS, ARRAY_DIMS, ARRAY_DTYPE, ARRAY_FLAGS, ARRAY_RANK, BARRIER, BINDING_COUNT, BINDING_WORDS, BINDINGS, CLOCK, DATA_OFFSET, DIMS, DRIVER,
+    EAGER, FLAGS_NEEDED, KERNELS, MODE_EVALUATE, MODE_TEAM, NUMBERS, OBJECTS, OPERANDS, PARALLEL, POINTERS, PROGRAM, SCRATCH, SCRATCH_STRIDE, SLOTS, SMALL_BYTES,
+    SMALL_FLOPS, START, STATE, STEP_COUNT, STEP_KERNEL, STEP_SIZE, STEP_WORDS, STEPS, STOPPED, TEAM, THREAD_NUMBER, THREADS, TIME_NANOSECONDS, TIME_SECONDS, TIMES,
+)
 from ..ir.kernel import KernelSource
 from .routines import routine_text
-
-# Words of a context.
-(STEPS, STEP_COUNT, OPERANDS, PROGRAM, EAGER, NUMBERS, POINTERS, KERNELS, THREADS, START, STATE, SCRATCH, SCRATCH_STRIDE, ARGUMENTS, ARGUMENT_STRIDE, DRIVER, TEAM,
- PARALLEL, BARRIER, THREAD_NUMBER, CLOCK, TIMES, OBJECTS, BINDINGS, BINDING_COUNT, SLOTS, DIMS, DATA_OFFSET, CONTEXT_WORDS) = range(29)
-# What to do: run from START, be one thread of a team, evaluate the eager part of the size program.
-MODE_RUN, MODE_TEAM, MODE_EVALUATE = range(3)
-# Kinds of steps.
-STEP_KERNEL, STEP_SIZE, STEP_SEGMENT, STEP_HOST = range(4)
-STEP_WORDS, INSTRUCTION_WORDS, BINDING_WORDS = 8, 5, 5
-# Words of the state: the step that the host must do (the number of steps when done, -1 - k if array k does not fit), and a timespec.
-STOPPED, TIME_SECONDS, TIME_NANOSECONDS, STATE_WORDS = range(4)
-# A step below both is not worth waking other threads for.
-SMALL_BYTES, SMALL_FLOPS = 32768, 131072
-# NumPy's array object, in words from its data pointer, and its flags C_CONTIGUOUS | ALIGNED.
-ARRAY_RANK, ARRAY_DIMS, ARRAY_DTYPE, ARRAY_FLAGS, FLAGS_NEEDED = 1, 2, 5, 6, 0x101
 
 INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
     ("words", "pointer_to", ("int64",)),
@@ -48,8 +30,7 @@ INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
 @lru_cache(maxsize=1)
 def driver_kernel() -> KernelSource:
     """The driver as a kernel to compile; its symbol starts with `driver_`."""
-    text = routine_text(drive, (bind_arrays, run_kernel_step, now, walk), {}, 2,
-                        [name for name, _, _ in INTRINSICS])
+    text = routine_text(drive, (bind_arrays, run_kernel_step, now, walk), {}, 2, [name for name, _, _ in INTRINSICS])
     return KernelSource("driver", text, (dt.int64, dt.int64), (False, False), 0, (), INTRINSICS)
 
 

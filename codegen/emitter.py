@@ -5,7 +5,7 @@ kernel around it has. The same code serves scalars and vectors: a value's type d
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -249,6 +249,10 @@ class Value:
 
     def copysign(self, sign: Number) -> "Value":
         return self.apply("llvm.copysign", sign)
+
+
+# Code of a function: (code, *arguments) -> result.
+Operator = Callable[..., Value]
 
 
 def _suffix(kind: ir.Type) -> str:

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from .emitter import Code, Value
-
-Operator = Callable[..., Value]
+from .emitter import Code, Operator, Value
 
 
 def _sign(code: Code, x: Value) -> Value:

@@ -10,7 +10,7 @@ import math
 
 from llvmlite import ir
 
-from .emitter import F32, F64, Code, Value
+from .emitter import F32, F64, Code, Operator, Value
 
 Table = dict[int, tuple[float, ...]]
 
@@ -120,6 +120,7 @@ def _exp_reduced(code: Code, x: Value) -> tuple[Value, Value]:
 
 
 def exp(code: Code, x: Value) -> Value:
+    """e^x; denormal results are rounded once."""
     y, word = _exp_reduced(code, _clamp(code, x, *_EXP_RANGE[x.format.bits]))
     return _scale(code, y, word)
 
@@ -131,6 +132,7 @@ def _exp_normal(code: Code, x: Value) -> Value:
 
 
 def exp2(code: Code, x: Value) -> Value:
+    """2^x; exact for integers."""
     bits = x.format.bits
     x = _clamp(code, x, *_EXP2_RANGE[bits])
     n, word = _round_to_integer(code, x, 1.0)
@@ -139,6 +141,7 @@ def exp2(code: Code, x: Value) -> Value:
 
 
 def expm1(code: Code, x: Value) -> Value:
+    """e^x - 1, relative to itself for small x."""
     bits, top = x.format.bits, float(x.format.bias)
     a = _clamp(code, x, -float(x.format.fraction + 4), _EXP_RANGE[bits][1])
     n, word, r = _reduce_exp(code, a)
@@ -150,6 +153,7 @@ def expm1(code: Code, x: Value) -> Value:
 
 # ------------------------------------------------------------------------------------------------------ functions built on exp
 def tanh(code: Code, x: Value) -> Value:
+    """A polynomial near 0, 1 - 2 / (1 + e^2|x|) elsewhere."""
     bits, a = x.format.bits, abs(x)
     limit = 10.0 if bits == 32 else 20.0
     t = x * x
@@ -160,11 +164,13 @@ def tanh(code: Code, x: Value) -> Value:
 
 
 def sigmoid(code: Code, x: Value) -> Value:
+    """1 / (1 + e^-x), relative to itself also for very negative x."""
     z = exp(code, -abs(x))
     return code.select(x < 0, z, z.same(1.0)) / (z + 1)
 
 
 def erf(code: Code, x: Value) -> Value:
+    """A polynomial near 0, 1 - erfc elsewhere."""
     bits, a = x.format.bits, abs(x)
     limit = 4.0 if bits == 32 else 6.0
     small = code.fma(x, code.polynomial(x * x, _ERF[bits]), x)
@@ -181,6 +187,7 @@ def _half_exp(code: Code, x: Value) -> Value:
 
 
 def sinh(code: Code, x: Value) -> Value:
+    """A polynomial near 0, (e^|x| - e^-|x|) / 2 elsewhere; overflows only where the result does."""
     a, t = abs(x), x * x
     small = code.fma(x * t, code.polynomial(t, _SINH[x.format.bits]), x)
     half = _half_exp(code, a)
@@ -188,6 +195,7 @@ def sinh(code: Code, x: Value) -> Value:
 
 
 def cosh(code: Code, x: Value) -> Value:
+    """(e^|x| + e^-|x|) / 2; overflows only where the result does."""
     half = _half_exp(code, abs(x))
     return half + 0.25 / half
 
@@ -221,6 +229,7 @@ def _log_domain(code: Code, x: Value, y: Value, zero: float = 0.0) -> Value:
 
 
 def log(code: Code, x: Value) -> Value:
+    """Natural logarithm; -infinity at both zeros, NaN below."""
     f = x.format
     tiny = x < f.min_normal
     e, m = _split_exponent(code, code.select(tiny, x * 2.0 ** (f.fraction + 1), x))
@@ -240,6 +249,7 @@ def _log1p_finite(code: Code, x: Value) -> Value:
 
 
 def log1p(code: Code, x: Value) -> Value:
+    """log(1 + x), relative to itself for small x; -infinity at -1, NaN below."""
     y = _log_domain(code, x, _log1p_finite(code, x), -1.0)
     return code.select(x.equals(0.0), x, y)
 
@@ -250,6 +260,7 @@ def _large(x: Value) -> float:
 
 
 def asinh(code: Code, x: Value) -> Value:
+    """log(x + sqrt(x^2 + 1)) by `log1p`."""
     a = abs(x)
     huge = a > _large(x)
     b = code.select(huge, 1.0, a)
@@ -259,6 +270,7 @@ def asinh(code: Code, x: Value) -> Value:
 
 
 def acosh(code: Code, x: Value) -> Value:
+    """log(x + sqrt(x^2 - 1)) by `log1p`; NaN below 1."""
     huge = x > _large(x)
     t = code.select(huge, x.same(1.0), x - 1)
     w = t + (t * (t + 2)).apply("llvm.sqrt")
@@ -268,6 +280,7 @@ def acosh(code: Code, x: Value) -> Value:
 
 
 def atanh(code: Code, x: Value) -> Value:
+    """log((1 + x) / (1 - x)) / 2 by `log1p`; NaN beyond 1."""
     a = abs(x)
     y = _log1p_finite(code, (a + a) / (1 - a)) * 0.5
     y = code.select(a < 1.0, y, code.select(a.equals(1.0), x.same(math.inf), x.same(math.nan)))
@@ -303,7 +316,7 @@ def _pow_signs(code: Code, x: Value, y: Value, result: Value) -> Value:
 
 
 # ------------------------------------------------------------------------------------------------------------------ system libm
-def library(name: str) -> object:
+def library(name: str) -> Operator:
     """float64 function of the C library; loops over it are not vectorised."""
     def call(code: Code, *arguments: Value) -> Value:
         kind = arguments[0].v.type
@@ -324,7 +337,7 @@ def library(name: str) -> object:
 
 
 # By width of the float.
-FUNCTIONS: dict[int, dict[str, object]] = {
+FUNCTIONS: dict[int, dict[str, Operator]] = {
     bits: {"exp": exp, "exp2": exp2, "expm1": expm1, "tanh": tanh, "sigmoid": sigmoid, "erf": erf, "sinh": sinh, "cosh": cosh,
            "log": log, "log1p": log1p, "asinh": asinh, "acosh": acosh, "atanh": atanh} for bits in (32, 64)
 }

@@ -1,13 +1,9 @@
 """Operators on integers and bools, with the meaning that `ir.expr` gives them: nothing traps, division by zero gives 0."""
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from llvmlite import ir
 
-from .emitter import Code, Value
-
-Operator = Callable[..., Value]
+from .emitter import Code, Operator, Value
 
 
 def _div(code: Code, signed: bool, x: Value, y: Value) -> Value:

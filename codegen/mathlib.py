@@ -31,7 +31,7 @@ from ..ir.dtypes import DType
 from ..ir.target import Target
 from . import conversions, floats, functions, integers, trigonometry
 from .conversions import register_type, stored_type
-from .emitter import Code, Value
+from .emitter import Code, Operator, Value
 from .intrinsics import builder
 
 Triple = tuple[str, str, tuple]
@@ -89,7 +89,7 @@ def emit(name: str, llvm_builder: ir.IRBuilder, arguments: Sequence[ir.Value], t
 def intrinsic(target: Target, name: str) -> object:
     """The Numba intrinsic of a name."""
     entry = _entry(name)
-    return _value_intrinsic(entry, target) if entry.buffer is None else _buffer_intrinsic(entry, target)
+    return _value_intrinsic(entry, target) if entry.buffer is None else _buffer_intrinsic(entry, entry.buffer, target)
 
 
 def python_meaning(name: str) -> Meaning:
@@ -112,7 +112,7 @@ class Entry:
 
     arguments: tuple[DType, ...]
     result: DType | None
-    code: Callable[..., Value]
+    code: Operator
     meaning: Meaning
     buffer: DType | None = None
     is_open: bool = False
@@ -156,20 +156,15 @@ def _numpy(dtype: DType) -> np.dtype:
 
 def _operator(op: str, dtype: DType) -> Entry | None:
     form = register_type(dtype)
-    is_open = False
+    operator: Operator | None
     if dtype.is_integer:
-        operator = integers.INTEGER.get(op)
-        signed = dtype.kind == "int"
-
-        def code(c: Code, *values: Value) -> Value:
-            out = operator(c, signed, *values)
-            return out if op in ex.PREDICATES else conversions.wrap(c, out, dtype)
+        operator = _integer_operator(op, dtype)
     elif dtype.kind == "bool":
-        operator = code = integers.BOOL.get(op)
+        operator = integers.BOOL.get(op)
     else:
         dtype = form
-        is_open = op in floats.OPEN
-        operator = code = floats.OPEN.get(op) or floats.SEALED.get(op) or functions.FUNCTIONS[dtype.bits].get(op) or trigonometry.FUNCTIONS[dtype.bits].get(op)
+        tables = (floats.OPEN, floats.SEALED, functions.FUNCTIONS[form.bits], trigonometry.FUNCTIONS[form.bits])
+        operator = next((t[op] for t in tables if op in t), None)
     if operator is None:
         return None
 
@@ -177,7 +172,16 @@ def _operator(op: str, dtype: DType) -> Entry | None:
         with np.errstate(all="ignore"):
             out = ex.evaluate_op(op, [np.asarray(v, form.numpy) for v in values])
         return _wrapped(out, dtype) if op not in ex.PREDICATES else np.bool_(out)
-    return Entry((form,) * (1 if op in ex.UNARY else 2), dt.boolean if op in ex.PREDICATES else form, code, meaning, is_open=is_open)
+    return Entry((form,) * (1 if op in ex.UNARY else 2), dt.boolean if op in ex.PREDICATES else form, operator, meaning,
+                 is_open=form.is_float and op in floats.OPEN)
+
+
+def _integer_operator(op: str, dtype: DType) -> Operator | None:
+    """The operator for the signedness of `dtype`, its result kept within the width."""
+    plain = integers.INTEGER.get(op)
+    if plain is None or op in ex.PREDICATES or dtype.bits >= 8:
+        return None if plain is None else lambda c, *values: plain(c, dtype.kind == "int", *values)
+    return lambda c, *values: conversions.wrap(c, plain(c, dtype.kind == "int", *values), dtype)
 
 
 def _wrapped(value: np.ndarray, dtype: DType) -> object:
@@ -189,9 +193,8 @@ def _wrapped(value: np.ndarray, dtype: DType) -> object:
     return np.asarray(value).astype(_numpy(dtype))[()]
 
 
-def _packed_meaning(x: object, dtype: DType, saturate: bool) -> np.ndarray:
-    """Bits of a float in a narrow type."""
-    x = np.asarray(x)
+def _packed_meaning(x: np.ndarray, dtype: DType, saturate: bool) -> np.ndarray:
+    """Bits of floats in a narrow type."""
     if dtype is dt.float8e8m0:
         with np.errstate(all="ignore"):
             scale = np.abs(x) if saturate else x
@@ -206,7 +209,7 @@ def _packed_meaning(x: object, dtype: DType, saturate: bool) -> np.ndarray:
 
 def _pack(dtype: DType, saturate: bool) -> Entry:
     return Entry((dt.float32,), stored_type(dtype), lambda c, x: conversions.pack(c, x, dtype, saturate),
-                 lambda x: _packed_meaning(np.float32(x), dtype, saturate)[()])
+                 lambda x: _packed_meaning(np.asarray(x, np.float32), dtype, saturate)[()])
 
 
 def _unpack(dtype: DType) -> Entry:
@@ -219,10 +222,10 @@ def _conversion(source: DType, to: DType, saturate: bool) -> Entry | None:
     if (saturate and not conversions.is_narrow(to)) or not source.is_numeric or source.kind == "complex":
         return None
 
-    def meaning(x: object) -> object:
-        x = np.asarray(x, _numpy(source))
+    def meaning(value: object) -> object:
+        x = np.asarray(value, _numpy(source))
         if conversions.is_narrow(to):
-            x = x.astype(np.float32) if source.is_integer else x
+            x = x.astype(np.float32) if source.is_integer or source.kind == "bool" else x
             return _packed_meaning(x, to, saturate).view(to.numpy).astype(np.float32)[()]
         if source.is_float and to.is_integer:
             low, high = (-(1 << to.bits - 1), (1 << to.bits - 1) - 1) if to.kind == "int" else (0, (1 << to.bits) - 1)
@@ -261,16 +264,18 @@ def _load(dtype: DType) -> Entry:
 def _store(dtype: DType, saturate: bool) -> Entry:
     def meaning(p: np.ndarray, i: int, v: object) -> None:
         if conversions.is_narrow(dtype):
-            p[i] = _packed_meaning(np.float32(v), dtype, saturate)
+            p[i] = _packed_meaning(np.asarray(v, np.float32), dtype, saturate)
         else:
             p[i] = np.asarray(v).astype(_numpy(dtype)) & ((1 << dtype.bits) - 1) if dtype.is_integer and dtype.bits < 8 else v
     return Entry((register_type(dtype),), None, lambda c, x: conversions.to_memory(c, x, dtype, saturate), meaning, buffer=dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------- Numba intrinsics
-def _numba_type(dtype: DType) -> Any:
+def _numba_type(dtype: DType | None) -> Any:
     from numba.core import types
 
+    if dtype is None:
+        return types.void
     return types.boolean if dtype.kind == "bool" else getattr(types, register_type(dtype).numpy_name)
 
 
@@ -291,12 +296,12 @@ def _value_intrinsic(entry: Entry, target: Target) -> object:
     return numba_intrinsic(unary if len(entry.arguments) == 1 else binary)
 
 
-def _buffer_intrinsic(entry: Entry, target: Target) -> object:
+def _buffer_intrinsic(entry: Entry, buffer: DType, target: Target) -> object:
     """Numba intrinsic that loads or stores one element."""
     from numba.core import types
     from numba.extending import intrinsic as numba_intrinsic
 
-    stored = conversions.memory_type(entry.buffer)
+    stored = conversions.memory_type(buffer)
 
     def address(b: ir.IRBuilder, pointer: ir.Value, index: ir.Value) -> ir.Value:
         return b.gep(b.bitcast(pointer, stored.as_pointer()), [index], inbounds=True)

@@ -91,6 +91,18 @@ def toolchain_key() -> str:
     return f"numba {numba.__version__}, llvmlite {llvmlite.__version__}, LLVM {version}, codegen {digest.hexdigest()[:16]}"
 
 
+def warm_up() -> None:
+    """Import and initialise everything that the first compilation needs."""
+    from . import numba_target
+
+    _initialise()
+    numba_target.lower(_nothing, (), frozenset())
+
+
+def _nothing() -> None:
+    """What `warm_up` compiles."""
+
+
 # ----------------------------------------------------------------------------------------------------------------- front end
 def python_function(kernel: KernelSource, target: Target) -> Callable[..., None]:
     """The kernel's text as a Python function over its constants."""
@@ -125,22 +137,23 @@ def _lowered(kernel: KernelSource, target: Target) -> tuple[Any, str]:
 
 
 # ------------------------------------------------------------------------------------------------------------------ back end
-_initialised: set[str] = set()
 _INITIALISE_LOCK = threading.Lock()
+_initialised = False
 
 
-def _initialise(triple: str) -> None:
+def _initialise() -> None:
     """Make LLVM's code generators available, once."""
+    global _initialised
     with _INITIALISE_LOCK:
-        if triple not in _initialised:
+        if not _initialised:
             llvm.initialize_all_targets()
             llvm.initialize_all_asmprinters()
-            _initialised.add(triple)
+            _initialised = True
 
 
 def target_machine(target: Target) -> llvm.TargetMachine:
     """LLVM's code generator for a target: position-independent code, full optimisation, whole vectors."""
-    _initialise(target.triple)
+    _initialise()
     features = target.features
     if target.isa == "avx512" and "prefer-256-bit" not in features:
         features = f"{features},-prefer-256-bit".lstrip(",")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba.core import compiler, cpu, fastmathpass, types, typing
+from numba.core import compiler, cpu, fastmathpass, typed_passes, types, typing, untyped_passes
 from numba.core.codegen import CPUCodegen, CPUCodeLibrary
+from numba.core.compiler_machinery import PassManager
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.datamodel.models import PointerModel
 from numba.core.datamodel.registry import register_default
@@ -86,8 +88,29 @@ class Entry:
     """Stands for a compiled function in Numba's tables."""
 
 
+_PLAIN = (types.Number, types.Boolean, types.CPointer, types.RangeType, types.RangeIteratorType)
+
+
 class TypingContext(typing.BaseContext):
-    """Numba's typing of numbers, pointers and `math`; without NumPy's functions, whose rules every operator would be matched against."""
+    """Numba's typing of numbers, pointers and `math`; without NumPy's functions, whose rules every operator would be matched against.
+
+    What an operator or function gives for arguments of certain types never changes, so it is looked up once.
+    """
+
+    def init(self) -> None:
+        super().init()
+        self._resolved: dict[tuple[Any, tuple[types.Type, ...]], Any] = {}
+
+    def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
+        if kws or not isinstance(func, (types.Function, BuiltinFunctionType)) or not all(isinstance(a, _PLAIN) for a in args):
+            return super().resolve_function_type(func, args, kws)
+        key = func, tuple(args)
+        found = self._resolved.get(key)
+        if found is None:
+            found = super().resolve_function_type(func, args, kws)
+            if found is not None:
+                self._resolved[key] = found
+        return found
 
     def load_additional_registries(self) -> None:
         from numba.core.typing import cmathdecl, mathdecl
@@ -149,6 +172,29 @@ class KernelDescriptor(TargetDescriptor):
 DESCRIPTOR = KernelDescriptor()
 
 
+class KernelCompiler(compiler.CompilerBase):
+    """Numba's passes for plain numeric functions: no closures, context managers, literal unrolling, array expressions or parallel loops."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        passes = PassManager("kernel")
+        if self.state.func_ir is None:
+            passes.add_pass(untyped_passes.TranslateByteCode, "read bytecode")
+            passes.add_pass(untyped_passes.FixupArgs, "fix arguments")
+        passes.add_pass(untyped_passes.IRProcessing, "make IR")
+        passes.add_pass(untyped_passes.DeadBranchPrune, "prune branches on constants")
+        passes.add_pass(untyped_passes.GenericRewrites, "rewrite static forms")
+        passes.add_pass(untyped_passes.InlineInlinables, "inline")
+        passes.add_pass(untyped_passes.ReconstructSSA, "single assignment")
+        passes.add_pass(untyped_passes.DeadBranchPrune, "prune branches on constants")
+        passes.add_pass(typed_passes.NopythonTypeInference, "infer types")
+        passes.add_pass(typed_passes.PreLowerStripPhis, "remove phis")
+        passes.add_pass(typed_passes.IRLegalization, "legalise")
+        passes.add_pass(typed_passes.NativeLowering, "lower")
+        passes.add_pass(typed_passes.NoPythonBackend, "collect")
+        passes.finalize()
+        return [passes]
+
+
 class KernelDispatcher(Dispatcher):
     """A function that kernels call: compiled per signature into the caller's module, never callable from the host through Numba."""
 
@@ -157,6 +203,9 @@ class KernelDispatcher(Dispatcher):
     def compile(self, sig: Any) -> Entry:
         with target_override(TARGET_NAME):
             return super().compile(sig)
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        return super().get_call_template(tuple(map(types.unliteral, args)), {k: types.unliteral(v) for k, v in kws.items()})
 
     def add_overload(self, cres: Any) -> None:
         self.overloads[tuple(cres.signature.args)] = cres
@@ -185,7 +234,7 @@ def device(function: Callable, *, inline: str = "never", fastmath: Any = False) 
     """
     options = {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy", "boundscheck": False,
                "fastmath": fastmath, "forceinline": True, "inline": inline}
-    return KernelDispatcher(function, targetoptions=options, pipeline_class=compiler.Compiler)
+    return KernelDispatcher(function, targetoptions=options, pipeline_class=KernelCompiler)
 
 
 dispatcher_registry[KernelTarget] = KernelDispatcher
@@ -209,7 +258,7 @@ def lower(function: Callable, arguments: tuple[Any, ...], fastmath: frozenset[st
         flags.fastmath = cpu.FastMathOptions(set(fastmath))
     with global_compiler_lock, target_override(TARGET_NAME):
         context = DESCRIPTOR.target_context
-        result = compiler.compile_extra(DESCRIPTOR.typing_context, context, function, arguments, types.void, flags, {})
+        result = compiler.compile_extra(DESCRIPTOR.typing_context, context, function, arguments, types.void, flags, {}, pipeline_class=KernelCompiler)
         context.remove_user_function(result.entry_point)
         result.library.finalize()
     return result.library, result.fndesc.mangled_name

@@ -128,12 +128,16 @@ class RowEmitter(Emitter):
 
     def new_row(self, e: Expr, axis: Expr) -> str:
         """Scratch memory for one value per step of `axis` (of the part of it that a unit covers)."""
-        name = self.writer.name("r")
         kind = dt.compute_type(e.dtype)
-        view = self.writer.function(f"row_{kind.short}", "row", number_type(e.dtype))
+        return self.scratch(number_type(e.dtype), self.extent(axis) * kind.itemsize_bytes)
+
+    def scratch(self, number: str, size_bytes: Expr) -> str:
+        """A buffer of `number`s in scratch memory."""
+        name = self.writer.name("r")
+        view = self.writer.function(f"row_{number}", "row", number)
         at = self.writer.parameter(self.scratch_bytes) if self.prologue else "0"
         self.prologue.append(f"{name} = {view}(scratch, {at})")
-        self.scratch_bytes = self.scratch_bytes + ex.ceildiv(self.extent(axis) * kind.itemsize_bytes, 64) * 64
+        self.scratch_bytes = self.scratch_bytes + ex.ceildiv(size_bytes, 64) * 64
         return name
 
     def extent(self, axis: Expr) -> Expr:

@@ -162,6 +162,8 @@ class Emitter:
     def __init__(self, writer: Writer, buffers: dict[Tensor, Tensor], guarded: Iterable[Tensor], size_loads: frozenset[Expr], order: dict[Expr, int]) -> None:
         self.writer, self.buffers, self.guarded, self.size_loads, self.order = writer, buffers, set(guarded), size_loads, order
         self.ranges: dict[Expr, tuple[str, str]] = {}  # axes of which a unit covers a part: first and end
+        self.tiles: dict[Expr, Callable[[Scope], tuple[str, str]]] = {}  # loads whose elements stand elsewhere: buffer and position
+        self.literals = 0  # steps and offsets up to this belong to the text
         self.clips: dict[Expr, tuple[str, str]] = {}  # reduced axes of which only a part matters: first and end
         self.kept: dict[Expr, Expr] = {}  # expressions kept in rows along an axis
         self.reductions: list[Expr] = []
@@ -288,7 +290,10 @@ class Emitter:
 
     def load(self, e: Expr, scope: Scope) -> str:
         tensor = self.buffers.get(ex.load_tensor(e), ex.load_tensor(e))
-        buffer, at = self.writer.buffer(tensor), bare(self.value(e.args[0], scope))
+        if e in self.tiles:
+            buffer, at = self.tiles[e](scope)
+        else:
+            buffer, at = self.writer.buffer(tensor), bare(self.value(e.args[0], scope))
         if tensor.dtype.kind == "bool":
             return f"({buffer}[{at}] != 0)"
         if tensor.dtype.bits < 8 or (tensor.dtype.is_float and tensor.dtype.bits < 32):
@@ -349,9 +354,13 @@ class Emitter:
             elif factor.is_const and abs(factor.value) == 1:
                 text, sign = "1", "-" if factor.value < 0 else "+"
             else:
-                text, sign = " * ".join([*names, self.writer.parameter(factor)]), "+"
+                text, sign = " * ".join([*names, self.factor(factor)]), "+"
             parts.append(f" {sign} {text}" if parts else ("-" if sign == "-" else "") + text)
         return f"({''.join(parts)})"
+
+    def factor(self, size: Expr) -> str:
+        """A step or offset: a parameter, or part of the text where axes are written out."""
+        return str(size.value) if size.is_const and abs(size.value) <= self.literals else self.writer.parameter(size)
 
     def key(self, e: Expr) -> str:
         """A spelling that depends on structure alone, to order the terms of a sum."""
@@ -465,24 +474,19 @@ class Emitter:
         return f"{self.writer.math(f'{kind}_{dtype.short}')}({name}, {bare(value)})"
 
     def position(self, e: Expr, scope: Scope) -> str:
-        """The index of the largest or smallest value along one axis; NaN counts as beyond both."""
+        """The index of the largest or smallest value along one axis: one pass finds the value, another its place. NaN counts as beyond all numbers."""
         kind, (axis,), body = ex.reduce_kind(e), ex.reduce_axes(e), e.args[0]
-        best, at = self.writer.name("s"), self.writer.name("s")
-        most = "max" if kind.startswith("argmax") else "min"
-        scope.lines += [f"{best} = {literal(identity(most, body.dtype), body.dtype)}", f"{at} = 0"]
-        block, header = self.loop(axis, scope)
+        best = self.value(ex.reduce("max" if kind.startswith("argmax") else "min", (axis,), body), scope)
+        at = self.writer.name("s")
+        scope.lines.append(f"{at} = 0")
+        name, extent = self.writer.name("i"), self.writer.parameter(axis.extent, axis)
+        block = Scope(scope, {axis: name})
         v = self.value(body, block)
         if not v.isidentifier():
             v = self.assign(body, v, block)
-        last = kind.endswith("last")
-        sign = (">" if most == "max" else "<") + ("=" if last else "")
-        test = f"{v} {sign} {best}"
-        if not last:
-            test += f" or {v} == {best} and {at} == 0 and {block.axes[axis]} == 0"
-        if dt.compute_type(body.dtype).is_float:
-            test = f"{v} != {v}" + (f" or {best} == {best} and ({test})" if last else f" and {best} == {best} or {test}")
-        block.lines += [f"if {test}:", f"    {best} = {v}", f"    {at} = {block.axes[axis]}"]
-        block.close(header)
+        test = f"{v} == {best}" + (f" or {v} != {v}" if body.dtype.is_float else "")
+        block.lines += [f"if {test}:", f"    {at} = {name}", "    break"]
+        block.close(f"for {name} in range({f'{extent} - 1, -1, -1' if kind.endswith('last') else extent}):")
         scope.names[e] = at
         return at
 

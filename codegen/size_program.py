@@ -8,13 +8,13 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from ..ir.driver_abi import INSTRUCTION_WORDS
 from ..ir.plan import OPCODE, OPERATORS
 from ..ir.target import Target
 from .intrinsics import builder
 
 I8, I32, I64, F32, F64 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 WORDS = I64.as_pointer()
-INSTRUCTION_WORDS = 5
 Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
 
 

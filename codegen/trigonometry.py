@@ -5,7 +5,7 @@ import math
 
 from llvmlite import ir
 
-from .emitter import F32, Code, Value
+from .emitter import F32, Code, Operator, Value
 
 Table = dict[int, tuple[float, ...]]
 I64 = ir.IntType(64)
@@ -75,11 +75,13 @@ def _reduce(code: Code, x: Value) -> tuple[Value, Value]:
 
 
 def _sine(code: Code, r: Value) -> Value:
+    """sin(r) for |r| <= pi/4."""
     t = r * r
     return code.fma(r * t, code.polynomial(t, _SIN), r)
 
 
 def _cosine(code: Code, r: Value) -> Value:
+    """cos(r) for |r| <= pi/4."""
     t = r * r
     return code.fma(t, code.fma(t, code.polynomial(t, _COS), -0.5), 1.0)
 
@@ -90,25 +92,26 @@ def _with_sign(y: Value, sign: Value) -> Value:
 
 
 def _finite(code: Code, x: Value, y: Value) -> Value:
+    """y, or NaN where x is infinite or NaN."""
     return code.select(abs(x) < math.inf, y, math.nan)
 
 
 def sin(code: Code, x: Value) -> Value:
-    """float32."""
+    """float32; NaN for infinities."""
     q, r = _reduce(code, x)
     y = code.select((q & 1).equals(0), _sine(code, r), _cosine(code, r))
     return _finite(code, x, _with_sign(y, (q << 30) ^ x.word()))
 
 
 def cos(code: Code, x: Value) -> Value:
-    """float32."""
+    """float32; NaN for infinities."""
     q, r = _reduce(code, x)
     y = code.select((q & 1).equals(0), _cosine(code, r), _sine(code, r))
     return _finite(code, x, _with_sign(y, (q + 1) << 30))
 
 
 def tan(code: Code, x: Value) -> Value:
-    """float32."""
+    """float32; NaN for infinities."""
     q, r = _reduce(code, x)
     t = r * r
     y = code.fma(r * t, code.polynomial(t, _TAN), r)
@@ -126,12 +129,14 @@ def _asin_parts(code: Code, a: Value) -> tuple[Value, Value]:
 
 
 def asin(code: Code, x: Value) -> Value:
+    """Arc sine: sqrt((1 - |x|) / 2) takes the outer half of the domain to the inner; NaN beyond 1."""
     high, low = _HALF_PI[x.format.bits]
     outer, p = _asin_parts(code, abs(x))
     return code.select(outer, code.fma(p, -2.0, high) + low, p).copysign(x)
 
 
 def acos(code: Code, x: Value) -> Value:
+    """Arc cosine, reduced as `asin`; NaN beyond 1."""
     high, low = _HALF_PI[x.format.bits]
     outer, p = _asin_parts(code, abs(x))
     signed = p.copysign(x)
@@ -147,6 +152,7 @@ def _atan_unit(code: Code, t: Value) -> Value:
 
 
 def atan(code: Code, x: Value) -> Value:
+    """Arc tangent: arguments beyond 1 are inverted."""
     high, low = _HALF_PI[x.format.bits]
     a = abs(x)
     outer = a > 1.0
@@ -168,7 +174,7 @@ def atan2(code: Code, y: Value, x: Value) -> Value:
 
 
 # By width of the float.
-FUNCTIONS: dict[int, dict[str, object]] = {
+FUNCTIONS: dict[int, dict[str, Operator]] = {
     32: {"sin": sin, "cos": cos, "tan": tan, "asin": asin, "acos": acos, "atan": atan, "atan2": atan2},
     64: {"asin": asin, "acos": acos, "atan": atan, "atan2": atan2},
 }

@@ -305,3 +305,54 @@ def test_symbolic_sizes(which: int) -> None:
     texts = {check(nest, sizes=dict(zip("BSH", values)), tolerance=1e-5).kernel.text for values in ((2, 9, 35), (1, 1, 16), (3, 20, 1))}
     texts |= {schedule_map(nests(*values)[which], {}, TARGET).kernel.text for values in ((2, 29, 35), (4, 384, 768), (2, 29, 29))}
     assert len(texts) == 1, "\n".join(texts)
+
+
+@pytest.mark.parametrize("dtype", [dt.float32, dt.float64, dt.float16, dt.int8, dt.boolean])
+@pytest.mark.parametrize("shape", [(15, 16), (16, 17), (33, 300), (1, 40), (70, 3)])
+def test_square_tiles(dtype: DType, shape: tuple[int, int]) -> None:
+    a, b, c = tensor("a", shape, dtype), tensor("b", shape[::-1], dtype), tensor("c", shape[::-1], dtype)
+    check(identity_map(c, lambda i, j: a[j, i]))
+    combine = (lambda x, y: ex.logical_and(x, y)) if dtype is dt.boolean else (lambda x, y: x * y)
+    check(identity_map(c, lambda i, j: combine(a[j, i], b[i, j])))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_small_axes(count: int) -> None:
+    a, c, d, s = tensor("a", (2, count, 90)), tensor("c", (2, 90, count)), tensor("d", (2, count, 90)), tensor("s", (count,))
+    check(identity_map(c, lambda n, i, k: a[n, k, i] * s[k]))
+    check(identity_map(d, lambda n, k, i: c[n, i, k] - s[k]))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)])
+@pytest.mark.parametrize("kernel, stride, pad", [((3, 3), 2, 1), ((2, 2), 2, 0), ((1, 3), 1, 1), ((5, 5), 1, 2)])
+def test_windows(order: tuple[int, ...], kernel: tuple[int, int], stride: int, pad: int) -> None:
+    h, w = (9 + 2 * pad - kernel[0]) // stride + 1, (11 + 2 * pad - kernel[1]) // stride + 1
+    a, c = tensor("a", (2, 18, 9, 11)), tensor("c", (2, 18, h, w))
+
+    def window(kind: str, fill: float) -> Callable[..., Expr]:
+        return lambda n, k, y, x: reduced(kind, kernel, lambda p, q: ex.load(a, (n, k, y * stride + p - pad, x * stride + q - pad), fill))
+    check(identity_map(c, window("max", -np.inf)), {a: order, c: order})
+    check(identity_map(c, window("sum", 0.0)), {a: order, c: order}, tolerance=1e-5)
+    check(identity_map(c, window("sum", 1.0)), {a: order, c: order}, tolerance=1e-5)
+
+
+def test_concat_of_many() -> None:
+    parts = [tensor(f"a{k}", (4, 3, n)) for k, n in enumerate((5, 8, 1, 16))]
+    c = tensor("c", (4, 3, 30))
+
+    def value(*i: Expr) -> Expr:
+        out, start = parts[-1][i[0], i[1], i[2] - 14], 14
+        for p in parts[-2::-1]:
+            start -= int(p.shape[2].value)
+            out = ex.where(i[2] < start + p.shape[2], p[i[0], i[1], i[2] - start], out)
+        return ex.unary("neg", out)
+    call = check(identity_map(c, value))
+    assert "if" not in call.kernel.text.split("for u")[-1].replace("if ", "", 0) or call.kernel.text.count("for") >= 5
+
+
+def test_pads_of_unknown_order() -> None:
+    n, m = ex.sym("N"), ex.sym("M")
+    a, b, c = tensor("a", (3, n)), tensor("b", (3, m)), tensor("c", (3, ex.sym("K")))
+    nest = identity_map(c, lambda i, j: ex.load(a, (i, j - 2), 0.0) + ex.load(b, (i, j - 5), 1.0))
+    for sizes in ({"N": 7, "M": 20, "K": 30}, {"N": 20, "M": 3, "K": 9}, {"N": 1, "M": 1, "K": 40}):
+        check(nest, sizes=sizes)
