@@ -11,7 +11,7 @@ from .. import expr as ex
 from ..expr import Expr
 from ..graph import Attribute, Value
 from ..loops import Ref
-from .base import Builder, Lowering, Op, Sample, register
+from .base import Builder, Lowering, NodeView, Op, Sample, register
 from .elementwise import real_sample, wide
 
 
@@ -52,6 +52,10 @@ def like(b: Builder, value: float, x: Value) -> Value:
     return b.constant(value, b.type(x).dtype)
 
 
+def reciprocal_root(b: Builder, x: Value) -> Value:
+    return b.add("Reciprocal", b.add("Sqrt", x))
+
+
 # --------------------------------------------------------------------------------------------------- mathematical functions
 @register
 class Abs(Unary):
@@ -82,12 +86,18 @@ class Sign(Unary):
 
     name, versions, op = "Sign", (9, 13), "sign"
 
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [None]
+
 
 @register
 class Floor(Unary):
     """The largest integer not above x. Source: ONNX Floor-13."""
 
     name, versions, op = "Floor", (1, 6, 13), "floor"
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [None]
 
 
 @register
@@ -96,12 +106,18 @@ class Ceil(Unary):
 
     name, versions, op = "Ceil", (1, 6, 13), "ceil"
 
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [None]
+
 
 @register
 class Round(Unary):
     """The nearest integer, halves to even. Source: ONNX Round-22."""
 
     name, versions, op = "Round", (11, 22), "round"
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [None]
 
 
 @register
@@ -187,13 +203,19 @@ class Tan(Unary):
     name, versions, op = "Tan", (7, 22), "tan"
     domain_low, domain_high = -1.4, 1.4
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("Add", like(b, 1.0, x), b.add("Mul", y, y))
+
 
 @register
 class Asin(Unary):
     """Inverse sine. Source: ONNX Asin-22."""
 
     name, versions, op = "Asin", (7, 22), "asin"
-    domain_low, domain_high = -1.0, 1.0
+    domain_low, domain_high = -0.95, 0.95
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return reciprocal_root(b, b.add("Sub", like(b, 1.0, x), b.add("Mul", x, x)))
 
 
 @register
@@ -201,7 +223,10 @@ class Acos(Unary):
     """Inverse cosine. Source: ONNX Acos-22."""
 
     name, versions, op = "Acos", (7, 22), "acos"
-    domain_low, domain_high = -1.0, 1.0
+    domain_low, domain_high = -0.95, 0.95
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("Neg", reciprocal_root(b, b.add("Sub", like(b, 1.0, x), b.add("Mul", x, x))))
 
 
 @register
@@ -210,6 +235,9 @@ class Atan(Unary):
 
     name, versions, op = "Atan", (7, 22), "atan"
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("Reciprocal", b.add("Add", like(b, 1.0, x), b.add("Mul", x, x)))
+
 
 @register
 class Sinh(Unary):
@@ -217,12 +245,18 @@ class Sinh(Unary):
 
     name, versions, op = "Sinh", (9, 22), "sinh"
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("Cosh", x)
+
 
 @register
 class Cosh(Unary):
     """Hyperbolic cosine. Source: ONNX Cosh-22."""
 
     name, versions, op = "Cosh", (9, 22), "cosh"
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("Sinh", x)
 
 
 @register
@@ -241,13 +275,19 @@ class Asinh(Unary):
 
     name, versions, op = "Asinh", (9, 22), "asinh"
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return reciprocal_root(b, b.add("Add", like(b, 1.0, x), b.add("Mul", x, x)))
+
 
 @register
 class Acosh(Unary):
     """Inverse hyperbolic cosine. Source: ONNX Acosh-22."""
 
     name, versions, op = "Acosh", (9, 22), "acosh"
-    domain_low, domain_high = 1.0, 9.0
+    domain_low, domain_high = 1.1, 9.0
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return reciprocal_root(b, b.add("Sub", b.add("Mul", x, x), like(b, 1.0, x)))
 
 
 @register
@@ -256,6 +296,9 @@ class Atanh(Unary):
 
     name, versions, op = "Atanh", (9, 22), "atanh"
     domain_low, domain_high = -0.9, 0.9
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("Reciprocal", b.add("Sub", like(b, 1.0, x), b.add("Mul", x, x)))
 
 
 # -------------------------------------------------------------------------------------------------------------- predicates
@@ -367,6 +410,9 @@ class ThresholdedRelu(Unary):
     def value(self, n: Lowering, x: Expr) -> Expr:
         return ex.where(x > n.attr("alpha"), x, 0)
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("CastLike", b.add("Greater", x, like(b, b.attr("alpha"), x)), x)
+
 
 @register
 class Elu(Unary):
@@ -390,11 +436,18 @@ class Selu(Unary):
     name, versions = "Selu", (1, 6, 22)
     cases = ({}, {"alpha": 2.0, "gamma": 3.0})
 
-    def value(self, n: Lowering, x: Expr) -> Expr:
+    @staticmethod
+    def _factors(n: NodeView) -> tuple[float, float]:
         old = n.version < 6
-        alpha = n.attr("alpha", 1.6732 if old else 1.67326319217681884765625)
-        gamma = n.attr("gamma", 1.0507 if old else 1.05070102214813232421875)
+        return n.attr("alpha", 1.6732 if old else 1.67326319217681884765625), n.attr("gamma", 1.0507 if old else 1.05070102214813232421875)
+
+    def value(self, n: Lowering, x: Expr) -> Expr:
+        alpha, gamma = self._factors(n)
         return ex.where(x > 0, x, ex.unary("expm1", x) * alpha) * gamma
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        alpha, gamma = self._factors(b)
+        return b.add("Where", b.add("Greater", x, like(b, 0.0, x)), like(b, gamma, x), b.add("Add", y, like(b, alpha * gamma, x)))
 
 
 @register
@@ -407,6 +460,10 @@ class Celu(Unary):
 
     def value(self, n: Lowering, x: Expr) -> Expr:
         return ex.where(x < 0, ex.unary("expm1", x / n.attr("alpha")) * n.attr("alpha"), x)
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        below = b.add("Exp", b.add("Div", x, like(b, b.attr("alpha"), x)))
+        return b.add("Where", b.add("Less", x, like(b, 0.0, x)), below, like(b, 1.0, x))
 
 
 @register
@@ -430,15 +487,25 @@ class HardSigmoid(Unary):
     def value(self, n: Lowering, x: Expr) -> Expr:
         return ex.maximum(ex.minimum(x * n.attr("alpha") + n.attr("beta"), 1), 0)
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        inside = b.add("And", b.add("Greater", y, like(b, 0.0, x)), b.add("Less", y, like(b, 1.0, x)))
+        return b.add("Where", inside, like(b, b.attr("alpha"), x), like(b, 0.0, x))
+
 
 @register
 class HardSwish(Unary):
     """x * max(0, min(1, x / 6 + 0.5)). Source: ONNX HardSwish-22."""
 
     name, versions = "HardSwish", (14, 22)
+    domain_low, domain_high = -4.0, 4.0
 
     def value(self, n: Lowering, x: Expr) -> Expr:
         return x * ex.maximum(ex.minimum(x * (1 / 6) + 0.5, 1), 0)
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        third = b.add("Add", b.add("Mul", x, like(b, 1 / 3, x)), like(b, 0.5, x))
+        above = b.add("Where", b.add("Greater", x, like(b, 3.0, x)), like(b, 1.0, x), third)
+        return b.add("Where", b.add("Less", x, like(b, -3.0, x)), like(b, 0.0, x), above)
 
 
 @register
@@ -485,6 +552,10 @@ class Softsign(Unary):
     def value(self, n: Lowering, x: Expr) -> Expr:
         return x / (ex.unary("abs", x) + 1)
 
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        width = b.add("Add", like(b, 1.0, x), b.add("Abs", x))
+        return b.add("Reciprocal", b.add("Mul", width, width))
+
 
 @register
 class Mish(Unary):
@@ -494,6 +565,11 @@ class Mish(Unary):
 
     def value(self, n: Lowering, x: Expr) -> Expr:
         return x * ex.unary("tanh", softplus(x))
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        t = b.add("Tanh", b.add("Softplus", x))
+        bend = b.add("Mul", b.add("Sub", like(b, 1.0, x), b.add("Mul", t, t)), b.add("Sigmoid", x))
+        return b.add("Add", t, b.add("Mul", x, bend))
 
 
 @register
@@ -543,6 +619,9 @@ class Shrink(Unary):
             bias, edge = n.attr("bias"), n.attr("lambd")
             return ex.where(v < -edge, v + bias, ex.where(v > edge, v - bias, 0))
         return n.map(x.shape, body, x.dtype)
+
+    def slope(self, b: Builder, x: Value, y: Value) -> Value:
+        return b.add("CastLike", b.add("Greater", b.add("Abs", x), like(b, b.attr("lambd"), x)), x)
 
 
 # ------------------------------------------------------------------------------------------------------- passing through

@@ -198,9 +198,16 @@ class Pow(Binary):
         lower_power = b.add("Pow", x, b.add("Sub", exponent, one))
         to_x = b.add("Mul", upstream[0], b.add("Mul", exponent, lower_power))
         to_y = None
-        if not y.is_constant and b.type(y).dtype.is_float:
+        if b.type(x).dtype.is_float and not y.is_constant and b.type(y).dtype.is_float:
             to_y = sum_to(b, b.add("Mul", upstream[0], b.add("Mul", b.add("Pow", x, y), b.add("Log", x))), y)
         return [sum_to(b, to_x, x), to_y]
+
+    def samples(self) -> Iterator[Sample]:
+        a, b = real_sample((3, 4), 0.3, 2.5), real_sample((4,), -1.5, 2.5)
+        yield Sample((a, b), name="broadcast")
+        yield Sample((a, np.array([2, 0, -1, 3])), name="int_exponent")
+        yield Sample((np.arange(-3, 3, dtype=np.int32), np.array(2.0, np.float32)), name="int_base")
+        yield Sample((a.astype(np.float16), b.astype(np.float16)), name="half")
 
 
 @register
@@ -219,6 +226,15 @@ class PRelu(Op):
             v = wide(x[i])
             return ex.where(v < 0, v * wide(broadcast_load(slope, x.shape, i)), v)
         return n.map(x.shape, body, x.dtype)
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        if b.version < 7:
+            raise b.unsupported("the gradient of PRelu below version 7 is not defined")
+        x, slope = b.input(0), b.input(1)
+        zero = b.add("CastLike", b.constant(0.0), x)
+        below = b.add("Less", x, zero)
+        to_x = b.add("Where", below, b.add("Mul", upstream[0], slope), upstream[0])
+        return [to_x, sum_to(b, b.add("Where", below, b.add("Mul", upstream[0], x), zero), slope)]
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 3, 4)), real_sample((3, 1), 0.1, 0.9)))
@@ -395,6 +411,13 @@ class Folded(Variadic):
 
     op = ""
 
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        """For the extremes: shared equally among the operands that attain it."""
+        best = b.add(self.name, *b.inputs)
+        hits = [b.add("CastLike", b.add("Equal", x, best), best) for x in b.inputs]
+        share = b.add("Div", upstream[0], b.add("Sum", *hits))
+        return [sum_to(b, b.add("Mul", share, h), x) for h, x in zip(hits, b.inputs)]
+
     def value(self, n: Lowering, operands: list[Expr]) -> Expr:
         out = operands[0]
         for x in operands[1:]:
@@ -499,7 +522,7 @@ class Clip(Op):
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
         x = b.input(0)
-        inside = b.add("Equal", x, b.add("Clip", *b.inputs))
+        inside = b.add("Equal", x, b.add("Clip", *b.inputs, version=b.version, **b.node.attributes))
         zero = b.add("CastLike", b.constant(0.0), x)
         return [b.add("Where", inside, upstream[0], zero)] + [None] * (len(b.inputs) - 1)
 

@@ -235,6 +235,14 @@ class Tile(View):
             return i if is_one(r) else ex.const(0) if is_one(d) else i % d
         return n.map([d * r for d, r in zip(x.shape, repeats)], lambda *i: x[tuple(map(back, i, x.shape, repeats))])
 
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        if b.version < 6:
+            raise b.unsupported("the gradient of Tile below version 6 is not defined")
+        rank = len(b.type(b.input(0)).shape)
+        sizes = b.add("Concat", b.add("Unsqueeze", b.input(1), [1]), b.add("Unsqueeze", b.add("Shape", b.input(0)), [1]), axis=1)
+        split = b.add("Reshape", upstream[0], b.add("Reshape", sizes, [2 * rank]))
+        return [b.add("ReduceSum", split, list(range(0, 2 * rank, 2)), keepdims=0), None]
+
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 3)), int64(2, 1)))
         yield Sample((real_sample((1, 3)), int64(3, 2)), name="unit")

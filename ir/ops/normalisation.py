@@ -16,7 +16,7 @@ from ..expr import Expr, Tensor
 from ..graph import Value
 from ..loops import Ref
 from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_load, register
-from .elementwise import real_sample, wide
+from .elementwise import real_sample, sum_to, wide
 
 
 def inner_axes(n: Lowering, rank: int) -> list[int]:
@@ -174,6 +174,34 @@ def inverse_deviation(variance: Expr, epsilon: float) -> Expr:
     return 1 / ex.unary("sqrt", variance + epsilon)
 
 
+class Normalised:
+    """What gradients of normalisations share: the values normalised over `axes`, and the gradient through that, as operators."""
+
+    def __init__(self, b: Builder, x: Value, axes: Sequence[int], epsilon: float) -> None:
+        self.b, self.axes = b, [int(a) for a in axes]
+        centred = b.add("Sub", x, b.add("ReduceMean", x, self.axes, keepdims=1))
+        variance = b.add("ReduceMean", b.add("Mul", centred, centred), self.axes, keepdims=1)
+        self.inverse = b.add("Reciprocal", b.add("Sqrt", b.add("Add", variance, b.constant(epsilon, b.type(x).dtype))))
+        self.value = b.add("Mul", centred, self.inverse)
+
+    def to_input(self, upstream: Value) -> Value:
+        """The gradient of x for that of the normalised values."""
+        b = self.b
+        average = b.add("ReduceMean", upstream, self.axes, keepdims=1)
+        along = b.add("Mul", self.value, b.add("ReduceMean", b.add("Mul", upstream, self.value), self.axes, keepdims=1))
+        return b.add("Mul", self.inverse, b.add("Sub", b.add("Sub", upstream, average), along))
+
+
+def by_channel(b: Builder, value: Value, rank: int) -> Value:
+    """A vector over channels, as it broadcasts to [N, C, ...]."""
+    return b.add("Unsqueeze", value, list(range(1, rank - 1))) if rank > 2 else value
+
+
+def over_channels(b: Builder, value: Value, rank: int) -> Value:
+    """[N, C, ...] summed to a vector over channels."""
+    return b.add("ReduceSum", value, [k for k in range(rank) if k != 1], keepdims=0)
+
+
 @register
 class LayerNormalization(Op):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the dimensions from `axis` on; also mean and 1 / deviation.
@@ -204,16 +232,12 @@ class LayerNormalization(Op):
         x, scale = b.input(0), b.input(1)
         rank = len(b.type(x).shape)
         first = int(b.attr("axis")) % rank
-        axes, outer = list(range(first, rank)), list(range(first))
-        _, mean, inverse = b.add("LayerNormalization", *b.inputs, outputs=3, **b.node.attributes)
-        normal = b.add("Mul", b.add("Sub", x, mean), inverse)
-        scaled = b.add("Mul", upstream[0], scale)
-        average = b.add("ReduceMean", scaled, axes, keepdims=1)
-        along = b.add("Mul", normal, b.add("ReduceMean", b.add("Mul", scaled, normal), axes, keepdims=1))
-        to_x = b.add("Mul", inverse, b.add("Sub", b.add("Sub", scaled, average), along))
-        to_scale = b.add("ReduceSum", b.add("Mul", upstream[0], normal), outer, keepdims=0) if outer else b.add("Mul", upstream[0], normal)
-        to_bias = b.add("ReduceSum", upstream[0], outer, keepdims=0) if outer else upstream[0]
-        return [to_x, to_scale, to_bias][:len(b.inputs)]
+        axes = list(range(first, rank))
+        normal = Normalised(b, x, axes, b.attr("epsilon"))
+        to_x = normal.to_input(b.add("Mul", upstream[0], scale))
+        weighted = b.add("Mul", upstream[0], normal.value)
+        to_bias = sum_to(b, upstream[0], b.input(2)) if b.has(2) else None
+        return [to_x, sum_to(b, weighted, scale), to_bias][:len(b.inputs)]
 
     def samples(self) -> Iterator[Sample]:
         x = real_sample((2, 3, 4))
@@ -243,14 +267,13 @@ class RMSNormalization(Op):
         x, scale = b.input(0), b.input(1)
         rank = len(b.type(x).shape)
         first = int(b.attr("axis")) % rank
-        axes, outer = list(range(first, rank)), list(range(first))
+        axes = list(range(first, rank))
         square = b.add("ReduceMean", b.add("Mul", x, x), axes, keepdims=1)
         inverse = b.add("Reciprocal", b.add("Sqrt", b.add("Add", square, b.constant(b.attr("epsilon"), b.type(x).dtype))))
         normal = b.add("Mul", x, inverse)
         scaled = b.add("Mul", upstream[0], scale)
         along = b.add("Mul", normal, b.add("ReduceMean", b.add("Mul", scaled, normal), axes, keepdims=1))
-        to_scale = b.add("Mul", upstream[0], normal)
-        return [b.add("Mul", inverse, b.add("Sub", scaled, along)), b.add("ReduceSum", to_scale, outer, keepdims=0) if outer else to_scale]
+        return [b.add("Mul", inverse, b.add("Sub", scaled, along)), sum_to(b, b.add("Mul", upstream[0], normal), scale)]
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 3, 4)), real_sample((4,))))
@@ -272,6 +295,13 @@ class InstanceNormalization(Op):
             m = Moments(n, x, axes, i)
             return (wide(x[i]) - m.mean) * inverse_deviation(m.variance, n.attr("epsilon")) * wide(scale[i[1]]) + wide(bias[i[1]])
         return n.map(x.shape, body, x.dtype)
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        x = b.input(0)
+        rank = len(b.type(x).shape)
+        normal = Normalised(b, x, range(2, rank), b.attr("epsilon"))
+        to_x = normal.to_input(b.add("Mul", upstream[0], by_channel(b, b.input(1), rank)))
+        return [to_x, over_channels(b, b.add("Mul", upstream[0], normal.value), rank), over_channels(b, upstream[0], rank)]
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 3, 4, 2)), real_sample((3,)), real_sample((3,), 0, 1)))
@@ -304,6 +334,18 @@ class GroupNormalization(Op):
             at = group if n.version < 21 else i[1]
             return (wide(x[i]) - mean) * inverse_deviation(variance, n.attr("epsilon")) * ex.cast(scale[at], kind) + ex.cast(bias[at], kind)
         return n.map(x.shape, body, x.dtype)
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        if b.version < 21:
+            raise b.unsupported("the gradient of GroupNormalization below version 21 is not defined")
+        x = b.input(0)
+        rank, shape = len(b.type(x).shape), b.add("Shape", x)
+        grouped = [0, int(b.attr("num_groups")), -1]
+        normal = Normalised(b, b.add("Reshape", x, grouped), [2], b.attr("epsilon"))
+        scaled = b.add("Mul", upstream[0], by_channel(b, b.input(1), rank))
+        to_x = b.add("Reshape", normal.to_input(b.add("Reshape", scaled, grouped)), shape)
+        weighted = b.add("Mul", upstream[0], b.add("Reshape", normal.value, shape))
+        return [to_x, over_channels(b, weighted, rank), over_channels(b, upstream[0], rank)]
 
     def samples(self) -> Iterator[Sample]:
         x = real_sample((2, 4, 3))
@@ -365,6 +407,21 @@ class BatchNormalization(Op):
             return n.map(old.shape, lambda c: ex.cast(old[c], kind) * momentum + new[c] * (1 - momentum), old.dtype)
         saved = [n.map(t.shape, lambda c, t=t: t[c], mean.dtype) for t in (batch_mean, batch_variance)]
         return [y, running(mean, batch_mean), running(variance, batch_variance), *saved]
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        if b.version < 14:
+            raise b.unsupported("the gradient of BatchNormalization below version 14 is not defined")
+        x, scale, mean, variance = b.input(0), b.input(1), b.input(3), b.input(4)
+        rank = len(b.type(x).shape)
+        scaled = b.add("Mul", upstream[0], by_channel(b, scale, rank))
+        if b.attr("training_mode"):
+            normal = Normalised(b, x, [k for k in range(rank) if k != 1], b.attr("epsilon"))
+            to_x, value = normal.to_input(scaled), normal.value
+        else:
+            inverse = b.add("Reciprocal", b.add("Sqrt", b.add("Add", variance, b.constant(b.attr("epsilon"), b.type(variance).dtype))))
+            inverse = by_channel(b, inverse, rank)
+            to_x, value = b.add("Mul", scaled, inverse), b.add("Mul", b.add("Sub", x, by_channel(b, mean, rank)), inverse)
+        return [to_x, over_channels(b, b.add("Mul", upstream[0], value), rank), over_channels(b, upstream[0], rank), None, None]
 
     def samples(self) -> Iterator[Sample]:
         x, c = real_sample((2, 3, 2, 2)), [real_sample((3,), a, b) for a, b in ((0.5, 2), (-1, 1), (-1, 1), (0.5, 2))]

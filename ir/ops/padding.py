@@ -78,12 +78,12 @@ class Pad(View):
         return None, ex.cast(t[(ex.const(0),) * t.rank], x.dtype)
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
-        if b.attr("mode") != "constant" or b.version < 11 or b.has(3):
-            raise b.unsupported("only the gradient of constant padding of all axes is defined")
-        shape = b.add("Shape", b.input(0))
-        starts, _ = b.add("Split", b.input(1), outputs=2, num_outputs=2)
-        ends = b.add("Add", starts, shape)
-        return [b.add("Slice", upstream[0], starts, ends)] + [None] * (len(b.inputs) - 1)
+        if b.attr("mode") != "constant":
+            raise b.unsupported(f"the gradient of padding in mode '{b.attr('mode')}' is not defined")
+        if b.version < 11:
+            pads = [-int(p) for p in b.attr("paddings" if b.version < 2 else "pads", REQUIRED)]
+            return [b.add("Pad", upstream[0], pads)]
+        return [b.add("Pad", upstream[0], b.add("Neg", b.input(1)), None, *b.inputs[3:])] + [None] * (len(b.inputs) - 1)
 
     def samples(self) -> Iterator[Sample]:
         x = real_sample((3, 4))

@@ -34,6 +34,9 @@ class DepthToSpace(View):
             return x[b, channel, h // block, w // block]
         return n.map([batch, depth, height * block, width * block], body)
 
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [b.add("SpaceToDepth", upstream[0], blocksize=b.attr("blocksize"), mode=b.attr("mode"))]
+
     def samples(self) -> Iterator[Sample]:
         for mode in ("DCR", "CRD"):
             yield Sample((real_sample((1, 8, 2, 3)),), {"blocksize": 2, "mode": mode})
@@ -57,6 +60,9 @@ class SpaceToDepth(View):
                 place, channel = c % (block * block), c // (block * block)
             return x[b, channel, h * block + place // block, w * block + place % block]
         return n.map([batch, channels * (block * block), height // block, width // block], body)
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [b.add("DepthToSpace", upstream[0], blocksize=b.attr("blocksize"), mode=b.attr("mode"))]
 
     def samples(self) -> Iterator[Sample]:
         for mode in ("DCR", "CRD"):

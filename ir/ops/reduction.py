@@ -217,6 +217,11 @@ class ReduceLogSum(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return ex.unary("log", real(fold("sum", lambda x: x)))
 
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        total = b.add("Exp", b.add(self.name, *b.inputs, version=b.version, **b.node.attributes))
+        share = self.spread(b, b.add("Div", upstream[0], total))
+        return [b.add("Expand", share, b.add("Shape", b.input(0)))] + [None] * (len(b.inputs) - 1)
+
 
 @register
 class ReduceLogSumExp(Reduction):

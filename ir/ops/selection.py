@@ -169,10 +169,11 @@ class TopK(Op):
         return [b.add("ScatterElements", zero, places, upstream[0], axis=b.attr("axis"))] + [None] * (len(b.inputs) - 1)
 
     def samples(self) -> Iterator[Sample]:
-        x = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 5]], np.float32)
+        x = np.array([[3, 1, 4, 1.5, 5], [9, 2, 6, 5, 5.5]], np.float32)
         yield Sample((x, np.array([3])), outputs=2)
         yield Sample((x, np.array([1])), {"axis": 0, "largest": 0}, outputs=2, name="smallest")
-        yield Sample((x.astype(np.int64),), {"k": 5}, outputs=2, version=1, name="all")
+        yield Sample((x.astype(np.int64), np.array([4])), outputs=2, name="ties")
+        yield Sample((x,), {"k": 5}, outputs=2, version=1, name="all")
 
 
 # ------------------------------------------------------------------------------------------------------------------- unique
