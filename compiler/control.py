@@ -7,7 +7,7 @@ from ..ir.ops.control import CAPTURES
 
 
 def close_bodies(graph: Graph) -> None:
-    """Turn the values that bodies capture into inputs of their nodes and of the bodies; the bodies lose their parent."""
+    """Turn the values that the bodies of a graph's nodes capture into inputs of the nodes and of the bodies; the bodies lose their parent."""
     for node in graph.nodes:
         bodies = list(node.subgraphs())
         if not bodies:
@@ -23,12 +23,20 @@ def close_bodies(graph: Graph) -> None:
             for v in captured:
                 own = body.input(v.name, v.type)
                 _replace_inside(body, v, own)
-            body.parent = None
-            body.opsets = dict(graph.opsets)
+            _detach(body, graph)
         if captured:
             infer(node)
-        for body in bodies:
-            close_bodies(body)
+
+
+def _detach(body: Graph, graph: Graph) -> None:
+    """Make a body a model of its own; the bodies inside of it stay parts of it until it is compiled itself."""
+    inner = [g for g in _graphs(body) if g is not body]
+    for g in (body, *inner):
+        if g in graph.bodies:
+            graph.bodies.remove(g)
+        g.bodies = inner
+    body.parent = None
+    body.opsets = dict(graph.opsets)
 
 
 def _replace_inside(body: Graph, old: Value, new: Value) -> None:

@@ -177,6 +177,8 @@ class _Driver:
                 continue
             stack += [v.producer for v in n.inputs if v is not None and v.producer is not None]
             for inner in n.subgraphs():
+                for gone in inner.all_nodes():
+                    self.home.pop(gone, None)
                 forget(inner)
             self.home.pop(n).remove(n)
         return near
