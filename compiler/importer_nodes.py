@@ -160,7 +160,7 @@ class NodeImporter:
         if graph.parent is None:
             infer(node)
         else:  # the ranks of a body's values may follow only from the operator that owns it, whose inference comes back here
-            with contextlib.suppress(UnsupportedError):
+            with contextlib.suppress(ModelError):
                 infer(node)
         return None
 
