@@ -433,7 +433,9 @@ class Recurrent(Op):
         yield Sample((f(4, 5, 3), f(1, g * 6, 3), f(1, g * 6, 6)), {"hidden_size": 6}, outputs=outputs)
         yield Sample((f(4, 5, 3), f(2, g * 6, 3), f(2, g * 6, 6), f(2, 2 * g * 6), lengths, f(2, 5, 6), *([f(2, 5, 6), f(2, 18)] if g == 4 else [])),
                      {"hidden_size": 6, "direction": "bidirectional"}, outputs=outputs)
-        yield Sample((f(5, 4, 3), f(1, g * 7, 3), f(1, g * 7, 7), f(1, 2 * g * 7)), {"hidden_size": 7, "direction": "reverse", "layout": 1, "clip": 0.3}, outputs=outputs)
+        last = (f(5, 4, 3), f(1, g * 7, 3), f(1, g * 7, 7), f(1, 2 * g * 7))
+        yield Sample(last, {"hidden_size": 7, "direction": "reverse", "clip": 0.3}, outputs=outputs)
+        yield Sample(last, {"hidden_size": 7, "layout": 1}, outputs=outputs)
 
 
 @register
