@@ -59,6 +59,11 @@ def convert(array: np.ndarray, source: DType, target: DType, saturate: bool = Tr
     """
     if source is target:
         return array
+    with np.errstate(all="ignore"):
+        return _converted(array, source, target, saturate)
+
+
+def _converted(array: np.ndarray, source: DType, target: DType, saturate: bool) -> np.ndarray:
     if target is dt.boolean:
         return array != 0
     if target.is_integer:

@@ -17,8 +17,10 @@ from .errors import ModelError
 from .expr import Expr, Tensor
 from .graph import Graph, Node, TensorType, Value
 from .infer import definition, lower_node
+from .interpret_control import run_control
 from .loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, NestProgram, Ref, Routine, RoutineNest, Store, reads, size_reads
 from .ops.base import Builder, Op
+from .ops.control import ControlFlow
 
 CHUNK_ELEMS = 1 << 24  # values held at once while a nest runs, so that temporaries stay below about 256 MB
 
@@ -100,11 +102,16 @@ def bind_sizes(inputs: Sequence[Ref], arrays: Mapping[Ref, object], sizes: Mappi
 
 
 # ------------------------------------------------------------------------------------------------------------------- nests
-def run_nest(nest: Nest, arrays: Arrays, sizes: Mapping[str, int] | None = None) -> None:
-    """Run one nest: reads what it loads from `arrays` and adds its outputs there (in the elements' storage types)."""
+def run_nest(nest: Nest, arrays: Arrays, sizes: Mapping[str, int] | None = None, scope: Mapping[Value, object] | None = None) -> None:
+    """Run one nest: reads what it loads from `arrays` and adds its outputs there (in the elements' storage types).
+
+    Args:
+        sizes: symbolic sizes by name; those that a host call tells are added.
+        scope: values of the enclosing graph, for bodies of control flow that capture them.
+    """
     with np.errstate(all="ignore"):
         if isinstance(nest, HostNest):
-            _run_host(nest, arrays, sizes)
+            _run_host(nest, arrays, sizes, scope)
             return
         for o in nest.outputs:
             if o not in arrays:
@@ -271,9 +278,13 @@ def store_element(buffer: np.ndarray, position: int, value: object) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- host calls
-def _run_host(nest: HostNest, arrays: Arrays, sizes: Mapping[str, int] | None) -> None:
-    """Call the host; symbolic sizes that only its results tell are added to `sizes`."""
-    results = list(nest.function(*(None if i is None else arrays[i] for i in nest.inputs)))
+def _run_host(nest: HostNest, arrays: Arrays, sizes: Mapping[str, int] | None, scope: Mapping[Value, object] | None) -> None:
+    """Call the host; symbolic sizes that only its results tell are added to `sizes`. `scope` has what bodies of control flow capture."""
+    inputs = [None if i is None else arrays[i] for i in nest.inputs]
+    if isinstance(nest.function, ControlFlow):
+        results = run_control(nest.function, inputs, _body_runner(scope or {}))
+    else:
+        results = list(nest.function(*inputs))
     if len(results) < len(nest.results):
         raise ModelError(f"the host function of {', '.join(nest.origin)} gave {len(results)} values, {len(nest.results)} were expected")
     for r, value in zip(nest.results, results, strict=False):
@@ -284,6 +295,12 @@ def _run_host(nest: HostNest, arrays: Arrays, sizes: Mapping[str, int] | None) -
         for d, n in zip(r.shape, array.shape, strict=True):
             if d.op == "sym" and isinstance(sizes, dict):
                 sizes.setdefault(d.value[0], n)
+
+
+def _body_runner(scope: Mapping[Value, object]) -> Callable[[Graph, Sequence[object]], list[object]]:
+    def run(body: Graph, args: Sequence[object]) -> list[object]:
+        return run_graph(body, {**scope, **dict(zip(body.inputs, args, strict=True))})
+    return run
 
 
 # ------------------------------------------------------------------------------------------------------------------ graphs
@@ -313,9 +330,9 @@ def run_graph(graph: Graph, feeds: Mapping[Value, object] | Mapping[str, object]
         return v.constant
 
     left = {v: len(v.uses) for n in graph.nodes for v in n.outputs if v is not None}
-    kept = set(graph.outputs)
+    kept = {*graph.outputs, *(v for n in graph.nodes for s in n.subgraphs() for v in s.captured())}
     for node in graph.nodes:
-        results = run_node(node, [None if v is None else read(v) for v in node.inputs])
+        results = run_node(node, [None if v is None else read(v) for v in node.inputs], env)
         env.update((v, x) for v, x in zip(node.outputs, results, strict=False) if v is not None)
         for v in node.inputs:
             if v in left:
@@ -325,11 +342,12 @@ def run_graph(graph: Graph, feeds: Mapping[Value, object] | Mapping[str, object]
     return [read(o) for o in graph.outputs]
 
 
-def run_node(node: Node, inputs: Sequence[object]) -> list[object]:
+def run_node(node: Node, inputs: Sequence[object], scope: Mapping[Value, object] | None = None) -> list[object]:
     """Run one operator on actual values: it is lowered (or decomposed) with their shapes and with all its inputs known.
 
     Args:
         inputs: an array, host value or None (absent) per input of the node.
+        scope: values of the enclosing graph, for bodies of control flow that capture them.
 
     Returns:
         A value per output of the node, None where the node has no such output.
@@ -357,7 +375,7 @@ def run_node(node: Node, inputs: Sequence[object]) -> list[object]:
     arrays.update(lowered.constants)
     sizes: dict[str, int] = {}
     for nest in lowered.nests:
-        run_nest(nest, arrays, sizes)
+        run_nest(nest, arrays, sizes, scope)
     return [None if r is None or v is None else arrays[r] for v, r in zip(node.outputs, lowered.outputs, strict=True)]
 
 

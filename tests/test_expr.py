@@ -166,3 +166,12 @@ def test_fresh_reductions_rename_their_axes():
     assert other is not e and ex.reduce_axes(other)[0] is not r and not other.axes
     arrays = {x: np.arange(4, dtype=np.float32)}
     assert evaluate(other, arrays=arrays) == evaluate(e, arrays=arrays) == 6
+
+
+def test_the_error_function_is_exact_enough():
+    import math
+    x = np.concatenate([np.linspace(-7, 7, 40001), [np.nan, np.inf, -np.inf, 1e-300, -0.0]])
+    found = ex.evaluate_op("erf", [x])
+    expected = np.array([math.erf(v) for v in x])
+    np.testing.assert_allclose(found, expected, rtol=4e-15, atol=0)
+    assert np.isnan(found[-5]) and found.dtype == np.float64

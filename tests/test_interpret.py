@@ -393,3 +393,62 @@ def test_sizes_that_do_not_fit_are_named():
     assert run(3, 3) == run(3, 1) == run(1, 3) == [2, 2, 2]
     with pytest.raises(ModelError, match=r"'sum' \(Add\): shapes .* do not broadcast: N against M"):
         run(3, 2)
+
+
+def body_of(graph, name, dtypes):
+    from sardonyx.ir.graph import Graph as Body
+    body = Body(name, graph)
+    return body, [body.input(f"{name}_{k}", TensorType(d, tuple(map(ex.as_expr, shape)))) for k, (d, shape) in enumerate(dtypes)]
+
+
+def test_loops_carry_and_stack():
+    graph = Graph("test")
+    trips, x, step = (graph.input(n, TensorType(d, tuple(map(ex.as_expr, s)))) for n, d, s in
+                      (("trips", dt.int64, ()), ("x", dt.float32, (2,)), ("step", dt.float32, (2,))))
+    body, (_, going, state) = body_of(graph, "body", [(dt.int64, ()), (dt.boolean, ()), (dt.float32, (2,))])
+    total = body.add("Add", [state, step], version=14)
+    infer(total)
+    body.outputs = [going, total.outputs[0], total.outputs[0]]
+    loop = graph.add("Loop", [trips, None, x], {"body": body}, outputs=2, version=16)
+    infer(loop)
+    graph.outputs = loop.outputs
+    feeds = {"x": np.array([1, 2], np.float32), "step": np.array([10, 20], np.float32)}
+    final, stack = run_graph(graph, {**feeds, "trips": np.array(3)})
+    assert final.tolist() == [31, 62] and stack.tolist() == [[11, 22], [21, 42], [31, 62]]
+    final, stack = run_graph(graph, {**feeds, "trips": np.array(0)})
+    assert final.tolist() == [1, 2] and stack.shape == (0, 2)
+
+
+def test_branches():
+    graph = Graph("test")
+    c, x = graph.input("c", TensorType(dt.boolean, ())), graph.input("x", TensorType(dt.float32, (ex.sym("N"),)))
+    bodies = []
+    for k, name in enumerate(("Relu", "Add")):
+        body, _ = body_of(graph, f"branch{k}", [])
+        node = body.add(name, [x] * (k + 1), version=14)
+        infer(node)
+        body.outputs = node.outputs
+        bodies.append(body)
+    choice = graph.add("If", [c], {"then_branch": bodies[0], "else_branch": bodies[1]}, version=16)
+    infer(choice)
+    graph.outputs = choice.outputs
+    a = np.array([1, -2], np.float32)
+    assert run_graph(graph, {"c": np.array(True), "x": a})[0].tolist() == [1, 0]
+    assert run_graph(graph, {"c": np.array(False), "x": a})[0].tolist() == [2, -4]
+
+
+def test_scans_go_both_ways():
+    graph = Graph("test")
+    start, xs = graph.input("start", TensorType(dt.float32, ())), graph.input("xs", TensorType(dt.float32, (ex.const(2), ex.const(3))))
+    body, (state, item) = body_of(graph, "body", [(dt.float32, ()), (dt.float32, (2,))])
+    scaled = body.add("Add", [item, state], version=14)
+    infer(scaled)
+    body.outputs = [state, scaled.outputs[0]]
+    scan = graph.add("Scan", [start, xs], {"body": body, "num_scan_inputs": 1, "scan_input_axes": (1,), "scan_input_directions": (1,), "scan_output_axes": (1,)},
+                     outputs=2, version=16)
+    infer(scan)
+    graph.outputs = scan.outputs
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    final, out = run_graph(graph, {"start": np.float32(10), "xs": a})
+    assert final == 10
+    np.testing.assert_array_equal(out, a[:, ::-1] + 10)
