@@ -377,11 +377,11 @@ def _overridable(graph: Any) -> list[tuple[str, str, list[int]]]:
 
 def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progress: Callable[[int, int, str], None] | None = None) -> dict[str, bytes]:
     """Objects by symbol: from the cache, the rest compiled in parallel and cached."""
-    from .toolchain import toolchain_key
+    from .toolchain import CODE_ONLY, toolchain_key
 
     found: dict[str, bytes] = {}
     missing = []
-    suffix = hashlib.sha256(f"{target.key}|{toolchain_key()}".encode()).hexdigest()[:16]
+    suffix = hashlib.sha256(f"{target.key}|{toolchain_key(CODE_ONLY)}".encode()).hexdigest()[:16]
     for s in sources:
         data = cache.load_object(f"{s.key}{suffix}")
         if data is None:

@@ -9,11 +9,15 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent.parent
 
 
-@lru_cache(maxsize=1)
-def toolchain_key() -> str:
-    """Key of everything that turns models into objects; imports none of it."""
+EVERYTHING = ("ir", "ir/ops", "compiler", "codegen", "runtime")
+CODE_ONLY = ("codegen",)  # what turns a kernel's text into an object
+
+
+@lru_cache(maxsize=4)
+def toolchain_key(folders: tuple[str, ...] = EVERYTHING) -> str:
+    """Key of the versions and of this package's sources in `folders`; imports none of them."""
     digest = hashlib.sha256()
-    for folder in ("ir", "ir/ops", "compiler", "codegen", "runtime"):
+    for folder in folders:
         for path in sorted((_PACKAGE / folder).glob("*.py")):
             digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes() + b"\0")
     return f"numba {version('numba')}, llvmlite {version('llvmlite')}, numpy {version('numpy')}, sources {digest.hexdigest()[:24]}"
