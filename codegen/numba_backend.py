@@ -56,6 +56,8 @@ def storage_name(dtype: DType) -> str:
 def compile_kernel(kernel: KernelSource, target: Target) -> bytes:
     """The relocatable object that defines `kernel.symbol` for `target`.
 
+    Equal kernels give equal bytes in every process, but one that compiled for WebAssembly before: LLVM's code generator for it changes a default of all others.
+
     Raises:
         CompileError: the text does not compile, or needs a symbol that neither libc nor libm has; carries the kernel's text.
     """
@@ -131,7 +133,10 @@ def _lowered(kernel: KernelSource, target: Target) -> tuple[Any, str]:
     buffers = tuple(numba_target.Buffer(getattr(types, storage_name(b)), b.name) for b in kernel.buffers)
     arguments = buffers + (types.int64,) * (kernel.parameters + 2) + (types.CPointer(types.uint8),)
     try:
-        return numba_target.lower(python_function(kernel, target), arguments, frozenset(kernel.fastmath))
+        function = python_function(kernel, target)
+        if function.__code__.co_argcount != len(arguments):
+            raise CompileError(kernel.name, kernel.text, f"it takes {function.__code__.co_argcount} arguments, {len(arguments)} are passed")
+        return numba_target.lower(function, arguments, frozenset(kernel.fastmath))
     except (errors.NumbaError, SyntaxError, KeyError, NameError) as e:
         raise CompileError(kernel.name, kernel.text, re.sub(r"\x1b\[[0-9;]*m", "", str(e)).strip()) from e
 

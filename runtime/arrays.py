@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 ALIGNMENT = 64
 ALIGN_FROM_BYTES = 4096  # below, alignment costs more than it gains
+_BYTE = np.dtype(np.uint8)
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 
 
@@ -36,8 +37,9 @@ def _matches(array: np.ndarray, offset: int) -> bool:
     return tuple(dims) == array.shape and bool(words[6] & 1) == array.flags.c_contiguous and bool(words[6] & 0x100)
 
 
-def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Uninitialised row-major array whose data starts at a multiple of 64 bytes."""
+def aligned_empty(shape: int | Sequence[int], dtype: np.dtype = _BYTE) -> np.ndarray:
+    """Uninitialised row-major array (by default of bytes) whose data starts at a multiple of 64 bytes."""
+    shape = (shape,) if isinstance(shape, int) else shape
     count = dtype.itemsize
     for d in shape:
         count *= d
@@ -46,12 +48,12 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return raw[start:start + count].view(dtype).reshape(shape)
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Uninitialised row-major array; large ones are aligned."""
+def allocator(shape: Sequence[int], dtype: np.dtype) -> Callable[[Sequence[int], np.dtype], np.ndarray]:
+    """The function that makes uninitialised row-major arrays of this size: large ones are aligned."""
     count = dtype.itemsize
     for d in shape:
         count *= d
-    return np.empty(shape, dtype) if count < ALIGN_FROM_BYTES else aligned_empty(shape, dtype)
+    return np.empty if count < ALIGN_FROM_BYTES else aligned_empty
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

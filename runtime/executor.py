@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..codegen import driver as dv
+from ..ir import driver_abi as dv
 from ..ir.errors import InputError
 from ..ir.plan import HostStep, KernelStep, Plan, SegmentStep
-from .arrays import aligned, copy_from, empty
-from .frames import Arena, Frame, Tables, address, find_driver, new_results, numpy_type
+from .arrays import aligned, copy_from
+from .frames import Arena, Frame, Tables, address, find_driver, numpy_type
 from .objects import LoadedObjects
 from .threads import default_threads, find_openmp
 
@@ -97,8 +97,8 @@ class Executor:
                 objects[k] = id(x)
                 k += 1
             results: list[object] = []
-            for shape, dtype in frame.results:
-                y = empty(shape, dtype)
+            for make, shape, dtype in frame.results:
+                y = make(shape, dtype)
                 objects[k] = id(y)
                 k += 1
                 results.append(y)
@@ -156,7 +156,7 @@ class Executor:
             given = outputs if outputs is not None else [None] * len(self.plan.outputs)
             if len(given) != len(self.plan.outputs):
                 raise InputError(f"the model has {len(self.plan.outputs)} outputs, buffers for {len(given)} were given")
-            results = [r if given[b.port] is None else given[b.port] for b, r in zip(self.tables.outputs, self._fresh(frame, given), strict=True)]
+            results = [make(shape, dtype) if given[b.port] is None else given[b.port] for b, (make, shape, dtype) in zip(self.tables.outputs, frame.results, strict=True)]
             for k, a in enumerate([*arrays, *results]):
                 frame.objects[k] = id(a)
             values: list[object] = [None] * self.plan.host_values
@@ -169,11 +169,6 @@ class Executor:
             return self._collect(frame, results, values, given)
         finally:
             self._release(frame, arena)
-
-    def _fresh(self, frame: Frame, given: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-        if all(g is None for g in given):
-            return list(new_results(frame))
-        return [empty(s, d) if given[b.port] is None else None for b, (s, d) in zip(self.tables.outputs, frame.results, strict=True)]
 
     def _frame_for(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
         """An idle frame bound to these shapes; else a new one, or the one that waited longest, bound anew."""
@@ -202,7 +197,7 @@ class Executor:
         if stopped < 0:
             b = self.tables.bindings[-1 - stopped]
             at = -1 - stopped - self._tensor_inputs
-            shape = frame.results[at][0] if at >= 0 else ()
+            shape = frame.results[at][1] if at >= 0 else ()
             raise InputError(f"the buffer given for output '{b.name}' must be a row-major, aligned {b.dtype} array of shape {list(shape)}")
         self._continue(frame, arena, stopped, values, times)
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import array
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..codegen import driver as dv
+from ..ir import driver_abi as dv
 from ..ir import dtypes as dt
 from ..ir.errors import InputError, TargetError
 from ..ir.plan import OPCODE, BufferSpec, HostStep, KernelStep, Plan, SegmentStep, SizeStep
-from .arrays import ALIGNMENT, aligned_empty, data_offset, empty
+from .arrays import ALIGNMENT, aligned_empty, allocator, data_offset
 from .objects import LoadedObjects
 from .threads import OpenMP
 
-_UINT8 = np.dtype(np.uint8)
 _PLACES = itertools.count()
 
 
@@ -126,14 +125,14 @@ class Arena:
         """The main block, replaced by a larger one if it is too small."""
         if self.block is None or self.block.size < bytes_:
             self.block, self.place = None, next(_PLACES)
-            self.block = aligned_empty((max(bytes_, ALIGNMENT),), _UINT8)
+            self.block = aligned_empty(max(bytes_, ALIGNMENT))
         return self.block
 
     def reserve_segment(self, segment: int, bytes_: int) -> np.ndarray:
         found = self.segments.get(segment)
         if found is None or found.size < bytes_:
             self.segments.pop(segment, None)
-            found = self.segments[segment] = aligned_empty((max(bytes_, ALIGNMENT),), _UINT8)
+            found = self.segments[segment] = aligned_empty(max(bytes_, ALIGNMENT))
         return found
 
 
@@ -144,7 +143,7 @@ class Frame:
         self.tables = tables
         plan = tables.plan
         self.shapes: tuple[tuple[int, ...], ...] | None = None
-        self.results: list[tuple[tuple[int, ...], np.dtype]] = []
+        self.results: list[tuple[Callable[..., np.ndarray], tuple[int, ...], np.dtype]] = []  # how to make each output written in place
         self.place = -1  # of the arena block that pointers refer to
         self.numbers = _words(plan.numbers)
         self.pointers = tables.pointers.copy()
@@ -213,7 +212,8 @@ class Frame:
         for b in t.bindings:
             self.dims[at:at + len(b.shape)] = self.numbers[list(b.shape)]
             at += len(b.shape)
-        self.results = [(tuple(int(self.numbers[d]) for d in b.shape), b.dtype) for b in t.outputs]
+        shaped = [(tuple(int(self.numbers[d]) for d in b.shape), b.dtype) for b in t.outputs]
+        self.results = [(allocator(shape, dtype), shape, dtype) for shape, dtype in shaped]
         self.context[dv.THREADS] = t.threads if self._worth_threads() else 1
         self.shapes = shapes
 
@@ -275,8 +275,3 @@ def find_driver(symbols: Mapping[str, bytes]) -> str:
         if s.startswith("driver_"):
             return s
     raise TargetError("the objects of this model hold no driver; compile codegen.driver.driver_kernel() along with its kernels")
-
-
-def new_results(frame: Frame) -> list[np.ndarray]:
-    """Fresh arrays for the outputs that are written in place."""
-    return [empty(s, d) for s, d in frame.results]

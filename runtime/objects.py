@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,7 @@ import numpy as np
 from ..ir.errors import TargetError
 from ..ir.kernel import KernelSource
 from ..ir.target import Target
+from .arrays import aligned_empty
 
 _LOCK = threading.Lock()
 _ready = False
@@ -28,6 +30,20 @@ def _prepare() -> None:
             if found is not None:
                 llvm.load_library_permanently(found)
         _ready = True
+
+
+# Machine numbers of ELF, Mach-O and COFF objects by LLVM's architecture names.
+_MACHINES = {"x86_64": (62, 0x01000007, 0x8664), "aarch64": (183, 0x0100000C, 0xAA64), "arm64": (183, 0x0100000C, 0xAA64), "riscv64": (243, 0, 0x5064)}
+
+
+def is_native(image: bytes) -> bool:
+    """Whether an object file is for this machine's architecture."""
+    elf, mach, coff = _MACHINES.get(llvm.get_process_triple().split("-")[0], (0, 0, 0))
+    if image[:4] == b"\x7fELF":
+        return int.from_bytes(image[18:20], sys.byteorder) == elf
+    if image[:4] == b"\xcf\xfa\xed\xfe":
+        return int.from_bytes(image[4:8], "little") == mach
+    return int.from_bytes(image[:2], "little") == coff
 
 
 class LoadedObjects:
@@ -48,6 +64,8 @@ class LoadedObjects:
             self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
             try:
                 for image in images:
+                    if not is_native(image):
+                        raise TargetError(f"an object was compiled for another machine than this {llvm.get_process_triple()}")
                     self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
             except (RuntimeError, ValueError) as e:
                 raise TargetError(f"an object cannot be loaded on this machine: {e}") from e
@@ -63,13 +81,6 @@ class LoadedObjects:
 
 
 KERNEL_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-
-
-def aligned_empty(bytes_: int, alignment: int = 64) -> np.ndarray:
-    """Uninitialised uint8 memory whose first byte is aligned."""
-    raw = np.empty(bytes_ + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start:start + bytes_]
 
 
 def call_kernel(address: int, arrays: Sequence[np.ndarray], parameters: Sequence[int], lo: int, hi: int, scratch_bytes: int = 0) -> None:

@@ -1,0 +1,67 @@
+"""A process that compiles kernels: reads pickled requests from its standard input, writes answers to what was its standard output.
+
+Each message is eight bytes of length, then a pickle. A request is (kernel, target); an answer is (object bytes or None, error or None). The process ends when its
+input closes or nothing was asked for a while.
+"""
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import struct
+import sys
+from typing import BinaryIO
+
+IDLE_SECONDS = 30.0
+LENGTH = struct.Struct("<Q")
+
+
+def send(stream: BinaryIO, message: object) -> None:
+    """Write one message."""
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    stream.write(LENGTH.pack(len(data)) + data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> object:
+    """Read one message.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    size, = LENGTH.unpack(head)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def main() -> None:
+    """Serve until the parent leaves."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
+    requests = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+    from ..codegen.numba_backend import compile_kernel, warm_up
+    from ..ir.errors import SardonyxError
+
+    warm_up()
+    while _wait(requests):
+        try:
+            kernel, target = receive(requests)  # type: ignore[misc]
+        except EOFError:
+            return
+        try:
+            send(answers, (compile_kernel(kernel, target), None))
+        except SardonyxError as e:
+            send(answers, (None, e))
+
+
+def _wait(requests: BinaryIO) -> bool:
+    """Whether a request came in time; where the system cannot wait on pipes with a limit, there is none."""
+    try:
+        return bool(select.select([requests], [], [], IDLE_SECONDS)[0])
+    except OSError:
+        return True
