@@ -24,11 +24,12 @@ from .expr import Expr, Tensor
 from .graph import Graph, Node, TensorType, Type, Value
 from .loops import Check, ContractionNest, HostRef, MapNest, Nest, Ref, Store
 from .ops.base import Builder, Lowering, Op, find
+from .sizes import whole
 
 CONTENT_ELEMS = 64  # the largest tensor whose elements are followed
 REDUCE_TERMS = 64  # the longest reduction that is written out
 STEP_LIMIT = 20_000  # expression nodes visited for one node's contents
-_NODE_LIMIT = 256  # distinct nodes one element's expression may have
+_LONG_ELEMENT = 1024  # characters of an element's spelling that are followed
 
 # What a definition may run into on damaged inputs or attributes; anything else is a fault of the definition.
 DAMAGE = (TypeError, IndexError, KeyError, ValueError, ZeroDivisionError, OverflowError, AttributeError, AssertionError)
@@ -256,7 +257,7 @@ def _set_contents(node: Node, lowered: Lowered) -> None:
         found = evaluator.tensor(ref)
         if found is None:
             continue
-        v.content = tuple(found)
+        v.content = found = tuple(map(whole, found))
         if v.constant is None and all(e.is_const for e in found):
             v.constant = np.array([e.value for e in found], ref.dtype.numpy).reshape([d.value for d in ref.shape])
 
@@ -323,7 +324,8 @@ class _Evaluator:
                 memo: dict[Expr, Expr] = {}
                 position = _position([self._constant(self.value(i, binding, memo)) for i in store.index], t.shape)
                 value = self.value(store.value, binding, memo)
-                if not value.is_const and sum(1 for _ in ex.walk(value)) > _NODE_LIMIT:
+                value = ex.shorten(value)
+                if len(value.text) > _LONG_ELEMENT:
                     raise _Unknown
                 out[position] = value
         if any(e is None for e in out):

@@ -104,10 +104,8 @@ def simplify(op: str, a: Expr, b: Expr) -> Expr | None:
         return _floordiv(a, b)
     if op == "mod":
         return _mod(a, b)
-    if op == "div" and prove_nonnegative(a) and prove_positive(b):
-        return _floordiv(a, b)
-    if op == "rem" and prove_nonnegative(a) and prove_positive(b):
-        return _mod(a, b)
+    if op in ("div", "rem") and prove_nonnegative(a) and prove_positive(b):
+        return ex.binary("floordiv" if op == "div" else "mod", a, b)
     if op in ("min", "max"):
         if a is b:
             return a

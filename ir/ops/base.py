@@ -24,6 +24,7 @@ from ..errors import ModelError, UnknownRankError, UnsupportedError
 from ..expr import Expr, ExprLike, Tensor
 from ..graph import Attribute, Graph, Node, TensorType, Type, Value
 from ..loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, Ref, Routine, RoutineNest, Store
+from ..sizes import whole
 
 REQUIRED = object()  # default of an attribute that must be given
 
@@ -204,7 +205,7 @@ class Lowering(NodeView):
 
     def ints(self, index: int) -> tuple[Expr, ...]:
         """`elements` as int64 expressions."""
-        return tuple(ex.cast(e, dt.int64) for e in self.elements(index))
+        return tuple(whole(ex.cast(e, dt.int64)) for e in self.elements(index))
 
     def static_ints(self, index: int) -> list[int] | None:
         """`ints` if all of them are known when compiling."""
@@ -216,10 +217,11 @@ class Lowering(NodeView):
     # ---- computation
     def tensor(self, shape: Sequence[ExprLike], dtype: DType, stem: str = "") -> Tensor:
         """A new tensor, to be written by one of this node's nests."""
-        return Tensor(f"{self.node.name}.{stem or 't'}{len(self.nests)}", dtype, tuple(ex.as_expr(d) for d in shape))
+        return Tensor(f"{self.node.name}.{stem or 't'}{len(self.nests)}", dtype, sizes(shape))
 
     def map(self, shape: Sequence[ExprLike], value: Callable[..., Expr], dtype: DType | None = None, stem: str = "") -> Tensor:
         """out[i...] = value(i...), element by element. `value` gets one index expression per dimension."""
+        shape = sizes(shape)
         axes = tuple(ex.axis(d) for d in shape)
         body = value(*axes)
         out = self.tensor(shape, dtype or body.dtype, stem)
@@ -244,7 +246,7 @@ class Lowering(NodeView):
         Operands are converted to the accumulator's type (`accumulate`, by default the compute type of `a`). `epilogue(acc, batch, rows, columns)` is
         `value` for results that also depend on the position, such as a bias.
         """
-        ab, ar, ac, ak = (tuple(ex.axis(d, s) for d in dims) for dims, s in ((batch, "b"), (rows, "m"), (columns, "n"), (reduced, "k")))
+        ab, ar, ac, ak = (tuple(ex.axis(d, s) for d in sizes(dims)) for dims, s in ((batch, "b"), (rows, "m"), (columns, "n"), (reduced, "k")))
         left, right = a(ab, ar, ak), b(ab, ac, ak)
         kind = accumulate or dt.compute_type(left.dtype)
         result = value(ex.acc(kind)) if epilogue is None else epilogue(ex.acc(kind), ab, ar, ac)
@@ -256,7 +258,7 @@ class Lowering(NodeView):
     def routine(self, routine: Routine, inputs: Sequence[Tensor], outputs: Sequence[tuple[DType, Sequence[ExprLike]]], parameters: Sequence[ExprLike] = (),
                 units: ExprLike = 1, scratch_bytes: ExprLike = 0, constants: Mapping[str, int | float | bool] | None = None) -> list[Tensor]:
         """Call a routine; returns its output tensors. Extra outputs may carry sizes: a later shape can `load` from them."""
-        outs = [Tensor(f"{self.node.name}.{routine.name}{len(self.nests)}_{k}", d, tuple(ex.as_expr(x) for x in s)) for k, (d, s) in enumerate(outputs)]
+        outs = [Tensor(f"{self.node.name}.{routine.name}{len(self.nests)}_{k}", d, sizes(s)) for k, (d, s) in enumerate(outputs)]
         self.nests.append(RoutineNest(routine, tuple(inputs), tuple(outs), tuple(ex.as_expr(p) for p in parameters), ex.as_expr(units),
                                       ex.as_expr(scratch_bytes), tuple(sorted((constants or {}).items())), self.origin))
         return outs
@@ -288,6 +290,11 @@ class Lowering(NodeView):
     def broadcast(self, *tensors: Tensor) -> tuple[Expr, ...]:
         """The NumPy broadcast of the tensors' shapes."""
         return broadcast_shapes([t.shape for t in tensors], self)
+
+
+def sizes(shape: Sequence[ExprLike]) -> tuple[Expr, ...]:
+    """A shape's dims as expressions, long ones by short names."""
+    return tuple(ex.shorten(ex.as_expr(d)) for d in shape)
 
 
 def rename_loads(values: tuple[Expr, ...], names: Mapping[str, Tensor]) -> tuple[Expr, ...]:
