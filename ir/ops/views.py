@@ -219,7 +219,7 @@ def call_host(n: Lowering, function: Callable[..., Sequence[object]], inputs: Se
     return t
 
 
-SIZE_TYPES = (dt.int64, dt.int32, dt.boolean, dt.float32)  # whose elements a run may read for sizes
+SIZE_TYPES = (dt.int64, dt.int32)  # whose elements a shape may read
 
 
 def as_size(n: Lowering, e: Expr) -> Expr:
