@@ -82,6 +82,8 @@ class NumberTable:
             return self._polynomial(e)
         if e.op == "load":
             return self._load(e, args)
+        if e.op == "sym" and e.args:
+            return args[0]
         if e.op == "sym":
             raise UnsupportedError(f"the size '{e.text}' cannot be read from any input's shape",
                                    hint="give it a value through free-dimension overrides, or name it in an input's shape")
@@ -127,7 +129,7 @@ class NumberTable:
 
     def _cast(self, e: Expr, arg: int) -> int:
         source = e.args[0].dtype
-        if source.is_float and e.dtype.is_float or not source.is_float and not e.dtype.is_float and e.dtype is not dt.boolean:
+        if (source.is_float and e.dtype.is_float) or (not source.is_float and not e.dtype.is_float and e.dtype is not dt.boolean):
             return arg
         if e.dtype is dt.boolean:
             return self.emit("ne", arg, self.constant(0))

@@ -167,6 +167,8 @@ def _evaluate(root: Expr, env: Mapping[Expr, np.ndarray], arrays: Mapping[Tensor
             continue
         if e.op == "const":
             value = constant_array(e)
+        elif e.op == "sym" and e.args:
+            value = memo[e.args[0]]
         elif e.op == "sym":
             if e.value[0] not in sizes:
                 raise ModelError(f"the size {e.value[0]} has no value", hint="give it in `sizes`")

@@ -14,10 +14,12 @@ Operators and their meaning (C = the computation's dtype):
     load(tensor, indices, fill)    an element; with `fill`, indices out of range give that constant
     reduce(kind, axes, body)       sum prod max min any all argmax argmin (first), argmax_last argmin_last; the argument forms give int64 positions along one axis
     acc                            the finished sum of the enclosing contraction
+    sym                            a size by name; with an operand, which defines it, it is a short name for a long size
 """
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 import operator
@@ -45,6 +47,7 @@ BINARY = frozenset(
 PREDICATES = frozenset("lt le eq ne isnan isinf not and or xor".split())
 # What a processor does in one instruction or none; everything else is worth computing once.
 CHEAP = frozenset("neg abs floor ceil trunc round add sub mul min max lt le eq ne and or xor not bitand bitor bitxor bitnot shl shr where cast bitcast".split())
+LONGEST_TEXT = 8192  # characters
 REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin", "argmax_last", "argmin_last")
 
 
@@ -81,7 +84,7 @@ class Extent:
 class Expr:
     """An interned expression node; build through the functions of this module, never directly."""
 
-    __slots__ = ("op", "args", "dtype", "value", "_axes", "_text", "__weakref__")
+    __slots__ = ("op", "args", "dtype", "value", "_axes", "_order", "_text", "__weakref__")
     op: str
     args: tuple["Expr", ...]
     dtype: DType
@@ -131,10 +134,26 @@ class Expr:
 
     @property
     def text(self) -> str:
-        """Canonical spelling; also the order in which commutative operands stand."""
+        """Canonical spelling; very long ones are cut to the operator and a digest."""
         if self._text is None:
-            self._text = _spell(self)
+            spelled = _spell(self)
+            self._text = spelled if len(spelled) <= LONGEST_TEXT else f"{self.op}#{self.order}"
         return self._text
+
+    @property
+    def order(self) -> str:
+        """Short spelling that depends on structure alone: the order in which commutative operands stand."""
+        if self._order is None:
+            if not children(self):
+                self._order = _spell(self)
+            else:
+                payload = [(k, [a.order for a in m]) for m, k in self.value] if self.op == "poly" else [a.order for a in self.args]
+                if self.op == "load":
+                    payload = [load_tensor(self).name, load_fill(self), payload]
+                elif self.op == "reduce":
+                    payload = [reduce_kind(self), [a.order for a in reduce_axes(self)], payload]
+                self._order = f"{self.op}~{hashlib.sha1(repr((self.dtype.short, payload)).encode()).hexdigest()[:12]}"
+        return self._order
 
     def __repr__(self) -> str:
         return self.text
@@ -158,6 +177,7 @@ def make(op: str, args: tuple[Expr, ...], dtype: DType, value: object = None) ->
             found = object.__new__(Expr)
             found.op, found.args, found.dtype, found.value = op, args, dtype, value
             found._axes = None
+            found._order = None
             found._text = None
             _TABLE[key] = found
     return found
@@ -189,6 +209,20 @@ def const(value: Scalar, dtype: DType = dt.int64) -> Expr:
 def sym(name: str, minimum: int = 1) -> Expr:
     """A symbolic size. `minimum` is what simplification may assume (sizes below it make empty loops, never wrong values)."""
     return make("sym", (), dt.int64, (name, minimum))
+
+
+LONG_SIZE = 320  # characters of a size beyond which it gets a name of its own
+
+
+def shorten(e: Expr) -> Expr:
+    """A size under a short name, where its spelling is long: a symbol that knows its definition (its one operand), but is taken as a whole.
+
+    Sizes of one model build on each other; without names their spellings would double from node to node.
+    """
+    if e.dtype is not dt.int64 or e.is_const or len(e.text) <= LONG_SIZE:
+        return e
+    name = "?~" + hashlib.sha1(e.text.encode()).hexdigest()[:12]
+    return make("sym", (e,), dt.int64, (name, 1 if integer.prove_positive(e) else 0))
 
 
 def axis(extent: ExprLike, name: str = "i") -> Expr:
@@ -393,6 +427,8 @@ def rebuild(e: Expr, args: Sequence[Expr]) -> Expr:
         return bitcast(args[0], e.dtype)
     if e.op == "where":
         return where(*args)
+    if e.op == "sym":
+        return args[0] if args[0].op in ("const", "sym") else shorten(args[0])
     if e.op in UNARY:
         return unary(e.op, args[0])
     return binary(e.op, args[0], args[1])

@@ -65,7 +65,7 @@ def _checked_sizes(checks: Sequence[Check], arrays: Arrays, sizes: Mapping[str, 
     """Hold the checks whose sizes are known against these; returns the others."""
     pending = []
     for c in checks:
-        needed = [e for e in ex.walk(c.condition) if e.op in ("load", "sym")]
+        needed = [e for e in ex.walk(c.condition) if e.op == "load" or (e.op == "sym" and not e.args)]
         if not all(ex.load_tensor(e) in arrays if e.op == "load" else e.value[0] in sizes for e in needed):
             pending.append(c)
         elif not evaluate(c.condition, None, arrays, sizes):
@@ -94,7 +94,7 @@ def bind_sizes(inputs: Sequence[Ref], arrays: Mapping[Ref, object], sizes: Mappi
         if d.op == "sym":
             known.setdefault(d.value[0], n)
     for t, k, d, n in pairs:
-        if not any(e.op in ("load", "sym") and (e.op == "load" or e.value[0] not in known) for e in ex.walk(d)):
+        if not any(e.op in ("load", "sym") and (e.op == "load" or (not e.args and e.value[0] not in known)) for e in ex.walk(d)):
             expected = int(evaluate(d, sizes=known))
             if expected != n:
                 raise ModelError(f"dimension {k} of %{t.name} is {d.text} = {expected}, an array with {n} was given")
@@ -138,7 +138,7 @@ def concrete(roots: Sequence[Expr], axes: Sequence[Expr], arrays: Mapping[Ref, o
     """
     nodes = list(ex.walk(roots))
     inner = list(dict.fromkeys(a for e in nodes if e.op == "reduce" for a in ex.reduce_axes(e)))
-    mapping: dict[Expr, Expr] = {e: ex.const(_size_named(e, sizes)) for e in nodes if e.op == "sym"}
+    mapping: dict[Expr, Expr] = {e: ex.const(_size_named(e, sizes)) for e in nodes if e.op == "sym" and not e.args}
     for e in nodes:
         if e.op == "load" and e.dtype is dt.int64 and all(i.is_const for i in e.args) and ex.load_tensor(e) in arrays and ex.load_tensor(e) not in written:
             mapping[e] = ex.const(int(evaluate(e, None, arrays)))
