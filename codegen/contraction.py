@@ -356,15 +356,15 @@ def packed_tensor(p: Product, width: int) -> Tensor:
     return Tensor(f"{p.stores[0].tensor.name}.panels", p.dtype, (*batch, ex.ceildiv(extent_product(p.columns), width), *(x.extent for x in p.reduced), ex.const(width)))
 
 
-def pack_b(p: Product, width: int, packed: Tensor) -> MapNest:
+def pack_b(p: Product, width: int, packed: Tensor, shifted: bool) -> MapNest:
     """packed[batch, column // width, taps, inner, column % width] = b.
 
-    Columns past the last repeat it; in a channelwise product the last panel holds the last `width` columns.
+    The last panel holds the last `width` columns if `shifted`, else columns past the last repeat it.
     """
     columns = extent_product(p.columns)
     axes = {x: ex.axis(x.extent, "i") for x in (*(x for x in p.batch if x in p.b.axes), *p.reduced)}
     panel, lane = ex.axis(ex.ceildiv(columns, width), "p"), ex.axis(width, "l")
-    column = ex.minimum(panel * width, columns - width) + lane if p.channelwise else ex.minimum(panel * width + lane, columns - 1)
+    column = ex.minimum(panel * width, columns - width) + lane if shifted else ex.minimum(panel * width + lane, columns - 1)
     mapping = dict(axes)
     mapping.update(zip(p.columns, ex.unravel(column, [x.extent for x in p.columns])))
     index = (*(axes[x] for x in p.batch if x in axes), panel, *(axes[x] for x in p.reduced), lane)

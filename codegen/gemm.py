@@ -40,12 +40,15 @@ class Blocking:
 
     Args:
         tile: accumulators in registers.
+        shifted: whether the last panel starts early, at the last whole panel of columns, instead of reaching past the end. Columns that it shares with
+            the panel before are computed twice, with equal results.
         height: rows of a unit, a multiple of the tile's.
         strip: panels of a unit.
         chunk: steps (or, with taps, taps) between two visits of a block of rows; None for all.
     """
 
     tile: TileShape
+    shifted: bool
     height: int
     strip: int
     chunk: int | None
@@ -58,7 +61,7 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
     if direct:
         return [ProductText(p, None, blocking, layouts).call()]
     packed = packed_tensor(p, blocking.tile.columns)
-    return [packing(p, packed, blocking.tile), ProductText(p, packed, blocking, layouts).call()]
+    return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts).call()]
 
 
 # --------------------------------------------------------------------------------------------------------------------------- choice
@@ -97,7 +100,8 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
     if panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
         most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
         chunk = most if not p.taps else max(1, most // (steps or 1024))
-    return Blocking(tile, height, strip, chunk)
+    shifted = direct or p.channelwise or columns is not None and columns >= tile.columns
+    return Blocking(tile, shifted, height, strip, chunk)
 
 
 def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:
@@ -122,15 +126,16 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
 
 
 # ------------------------------------------------------------------------------------------------------------------------- packing
-def packing(p: Product, packed: Tensor, tile: TileShape) -> MapNest | KernelCall:
+def packing(p: Product, packed: Tensor, blocking: Blocking) -> MapNest | KernelCall:
     """What writes the panels of `b`: a kernel that transposes in registers where an activation's reduced axis is the adjacent one, else a map."""
+    tile = blocking.tile
     square = p.inner is not None and p.b_offset is not None and not p.taps and len(p.columns) == 1 and tile.lanes >= 4
     if square and integer.coefficient(p.b_offset, p.inner)[0] is ONE:
-        return transposition(p, packed, tile)
-    return pack_b(p, tile.columns, packed)
+        return transposition(p, packed, tile, blocking.shifted)
+    return pack_b(p, tile.columns, packed, blocking.shifted)
 
 
-def transposition(p: Product, packed: Tensor, tile: TileShape) -> KernelCall:
+def transposition(p: Product, packed: Tensor, tile: TileShape, shifted: bool) -> KernelCall:
     """packed[batch, panel, k, lane] = b[batch, column, k], by squares of a vector's length. A unit is one panel."""
     writer, root, size = Writer(), Scope(None), p.dtype.itemsize_bytes
     source, out = writer.buffer(ex.load_tensor(p.b)), writer.buffer(packed)
@@ -148,13 +153,14 @@ def transposition(p: Product, packed: Tensor, tile: TileShape) -> KernelCall:
     start = integer.coefficient(integer.coefficient(p.b_offset, p.columns[0])[1], p.inner)[1]
     step = emitter.value(integer.coefficient(p.b_offset, p.columns[0])[0], root)
     width, lanes = tile.columns, tile.lanes
+    column = f"min(panel * {width}, {columns} - {width}) + j" if shifted else f"min(panel * {width} + j, {columns} - 1)"
     unit.lines += [f"start = {emitter.value(start, unit)}", f"for j in range({width}):",
-                   f"    table[j] = base + (start + min(panel * {width} + j, {columns} - 1) * {step}) * {size}",
+                   f"    table[j] = base + (start + ({column}) * {step}) * {size}",
                    f"to = advanced({out}, unit * {depth} * {width})", f"whole = {depth} // {lanes} * {lanes}",
                    f"for k in range(0, whole, {lanes}):", f"    for j in range(0, {width}, {lanes}):",
                    f"        transpose_block(advanced(table, j), k * {size}, advanced(to, k * {width} + j), {width})",
                    f"for k in range(whole, {depth}):", f"    for j in range({width}):",
-                   f"        to[k * {width} + j] = {source}[start + min(panel * {width} + j, {columns} - 1) * {step} + k]"]
+                   f"        to[k * {width} + j] = {source}[start + ({column}) * {step} + k]"]
     unit.close("for unit in range(lo, hi):")
     kernel = kernel_source(f"transpose_{width}_{p.dtype.short}", writer, root)
     units = ex.product(packed.shape[:len(batch) + 1])
@@ -187,7 +193,6 @@ class ProductText:
     def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts) -> None:
         self.p, self.blocking, self.layouts = p, blocking, layouts
         self.direct = packed is None
-        self.shifted = self.direct or p.channelwise  # the last panel starts earlier rather than reach past the last column
         self.packed = ex.load_tensor(p.b) if packed is None else packed
         self.writer = Writer()
         self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(self.packed)
@@ -267,6 +272,11 @@ class ProductText:
         return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
 
     @property
+    def width(self) -> str:
+        """Columns of a panel: known for whole panels, so that loops over them unroll."""
+        return str(self.blocking.tile.columns) if self.blocking.shifted else "width"
+
+    @property
     def unit_step(self) -> bool:
         return self.p.inner is None or integer.coefficient(self.p.a_offset, self.p.inner)[0] is ONE
 
@@ -306,17 +316,33 @@ class ProductText:
     def row_addresses(self, unit: Scope) -> None:
         """Where each row of `a` starts; rows past the last repeat it. Coordinates and padded indices are kept for later."""
         p, tile = self.p, self.blocking.tile
-        row = Scope(unit)
         n_rows = self.parameter(self.rows, "rows")
-        if len(p.rows) == 1:
-            row.axes[p.rows[0]] = "r0"
-            row.lines.append(f"r0 = min(first_row + i, {n_rows} - 1)")
-        elif p.rows:
-            outer = Scope(unit)
-            unravel(self.writer, outer, "first_row", p.rows, "r")
-            unit.lines += outer.lines
-            row.axes.update(outer.axes)
-            row.lines += [f"row{k}[i] = r{k}" for k in range(len(p.rows))]
+        if len(p.rows) <= 1:
+            row = Scope(unit)
+            if p.rows:
+                row.axes[p.rows[0]] = "r0"
+                row.lines.append(f"r0 = min(first_row + i, {n_rows} - 1)")
+            self.row_facts(row)
+            row.close(f"for i in range(blocks * {tile.rows}):")
+            return
+        run, last = Scope(unit), len(p.rows) - 1
+        coordinates = Scope(run)
+        unravel(self.writer, coordinates, f"min(first_row + done, {n_rows} - 1)", p.rows, "r")
+        run.lines += coordinates.lines
+        run.axes.update({x: n for x, n in coordinates.axes.items() if x is not p.rows[-1]})
+        run.lines += [f"start = r{last} - done", f"stop = done + 1 if first_row + done >= {n_rows} else min(blocks * {tile.rows}, {self.parameter(p.rows[-1].extent, f'extent r{last}')} - start)"]
+        row = Scope(run, {p.rows[-1]: "r"})
+        row.lines.append("r = start + i")
+        row.lines += [f"row{k}[i] = {'r' if k == last else f'r{k}'}" for k in range(len(p.rows))]
+        self.row_facts(row)
+        row.close("for i in range(done, stop):")
+        run.lines.append("done = stop")
+        unit.lines.append("done = 0")
+        run.close(f"while done < blocks * {tile.rows}:")
+
+    def row_facts(self, row: Scope) -> None:
+        """What is kept of row i."""
+        p = self.p
         start = p.a_offset
         for x in (*p.reduced, *(p.columns if p.channelwise else ())):
             start = integer.coefficient(start, x)[1]
@@ -326,18 +352,6 @@ class ProductText:
             for x in p.taps:
                 index = integer.coefficient(index, x)[1]
             row.lines.append(f"guard{k}[i] = {self.emitter.value(index, row)}")
-        if len(p.rows) > 1:
-            row.lines.append(f"if first_row + i + 1 < {n_rows}:")
-            row.lines += self.advance(len(p.rows) - 1, "    ")
-        row.close(f"for i in range(blocks * {tile.rows}):")
-
-    def advance(self, k: int, indent: str) -> list[str]:
-        """Statements that move coordinate k one on, carrying into those before it."""
-        lines = [f"{indent}r{k} += 1"]
-        if k:
-            lines += [f"{indent}if r{k} == {self.parameter(self.p.rows[k].extent, f'extent r{k}')}:", f"{indent}    r{k} = 0"]
-            lines += self.advance(k - 1, indent + "    ")
-        return lines
 
     def tap_addresses(self, unit: Scope) -> None:
         """The table of row addresses of each tap, block by block; elements in the padding point at the row of padding."""
@@ -376,16 +390,15 @@ class ProductText:
         depth = self.taps * self.steps
         n_depth, n_columns = self.parameter(depth, "depth"), self.parameter(self.columns, "columns")
         at = f"panel * {n_depth}"
-        panel.lines.append(f"first_column = panel * {tile.columns}")
-        if self.shifted:
-            panel.lines += [f"origin = min(first_column, {n_columns} - {tile.columns})", f"width = {tile.columns} - first_column + origin"]
+        if self.blocking.shifted:
+            panel.lines.append(f"first_column = min(panel * {tile.columns}, {n_columns} - {tile.columns})")
         else:
-            panel.lines.append(f"width = min({tile.columns}, {n_columns} - first_column)")
+            panel.lines += [f"first_column = panel * {tile.columns}", f"width = min({tile.columns}, {n_columns} - first_column)"]
         if self.direct:
             start = p.b_offset
             for x in (*p.columns, *p.reduced):
                 start = integer.coefficient(start, x)[1]
-            panel.lines.append(f"columns = advanced({self.b}, {self.emitter.value(start, panel)} + origin)")
+            panel.lines.append(f"columns = advanced({self.b}, {self.emitter.value(start, panel)} + first_column)")
             return "0" if p.inner is None else self.emitter.value(integer.coefficient(p.b_offset, p.inner)[0], self.root)
         if any(x in p.b.axes for x in p.batch):
             used = [x for x in p.batch if x in p.b.axes]
@@ -413,7 +426,7 @@ class ProductText:
         else:
             taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {b_step})"
         if p.channelwise:
-            block.lines.append(f"channel_tile({rows_at}, {taps}, origin * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
+            block.lines.append(f"channel_tile({rows_at}, {taps}, first_column * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
         else:
             block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}, advanced(acc, {acc_at}), k == 0)")
         last = Scope(block)
@@ -440,9 +453,9 @@ class ProductText:
             self.element(row, "acc[at]")
         elif len(p.columns) == 1:
             column = Scope(row, {p.columns[0]: "c"})
-            row.lines.append("at -= " + ("origin" if self.shifted else "first_column"))
+            row.lines.append("at -= first_column")
             self.element(column, "acc[at + c]")
-            column.close("for c in range(first_column, first_column + width):")
+            column.close(f"for c in range(first_column, first_column + {self.width}):")
         else:
             self.runs(row)
         row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
@@ -457,13 +470,13 @@ class ProductText:
         last = len(p.columns) - 1
         run.axes.update({x: n for x, n in outer.axes.items() if x is not p.columns[-1]})
         extent = self.parameter(p.columns[-1].extent, f"extent c{last}")
-        run.lines += [f"run = min(width - done, {extent} - c{last})", f"place = at + done - c{last}"]
+        run.lines += [f"run = min({self.width} - done, {extent} - c{last})", f"place = at + done - c{last}"]
         column = Scope(run, {p.columns[-1]: "c"})
         self.element(column, "acc[place + c]")
         column.close(f"for c in range(c{last}, c{last} + run):")
         run.lines.append("done += run")
         row.lines.append("done = 0")
-        run.close("while done < width:")
+        run.close(f"while done < {self.width}:")
 
     def element(self, scope: Scope, acc: str) -> None:
         """All stores of one element."""

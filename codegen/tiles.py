@@ -43,7 +43,7 @@ def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     lanes = target.lanes(dtype.itemsize_bytes)
     registers = target.vector_registers
     few = [(r, min(8, (registers - 2) // (r + 1))) for r in (1, 2, 3, 4)]
-    many = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2)] if registers >= 32 else [(6, 2)] if target.isa == "avx2" else [(5, 2), (6, 2)]
+    many = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2), (20, 1)] if registers >= 32 else [(6, 2)] if target.isa == "avx2" else [(5, 2), (6, 2)]
     return tuple(TileShape(r, v, lanes) for r, v in few + many)
 
 

@@ -13,8 +13,9 @@ from sardonyx.ir.expr import Expr, Tensor
 from sardonyx.ir.kernel import KernelCall
 from sardonyx.ir.loops import ContractionNest, MapNest
 from sardonyx.ir.target import Target
+from sardonyx.runtime.arrays import aligned_empty
 from sardonyx.runtime.host import host_target
-from sardonyx.runtime.objects import KERNEL_PROTOTYPE, aligned_empty, call_kernel, load_kernel
+from sardonyx.runtime.objects import KERNEL_PROTOTYPE, call_kernel, load_kernel
 
 Sizes = Mapping[str, int]
 
@@ -28,8 +29,7 @@ def size(e: Expr, sizes: Sizes) -> int:
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Zeros at the start of a cache line."""
-    count = int(np.prod(shape, dtype=np.int64))
-    out = aligned_empty(count * dtype.itemsize)[:count * dtype.itemsize].view(dtype).reshape(shape)
+    out = aligned_empty(shape, dtype)
     out[...] = np.zeros((), dtype)
     return out
 
@@ -95,7 +95,7 @@ class Scheduled:
         for call, address in self.ready:
             pointers = (ctypes.c_void_p * len(call.buffers))(*(self.memory[t].ctypes.data for t in call.buffers))
             numbers = (ctypes.c_int64 * max(1, len(call.parameters)))(*(size(p, self.sizes) for p in call.parameters))
-            scratch = aligned_empty(size(call.scratch_bytes, self.sizes) + 64)
+            scratch = aligned_empty((size(call.scratch_bytes, self.sizes) + 64,), np.dtype(np.uint8))
             arguments = (ctypes.addressof(pointers), ctypes.addressof(numbers), 0, size(call.units, self.sizes), scratch.ctypes.data)
             calls.append((KERNEL_PROTOTYPE(address), arguments, (pointers, numbers, scratch)))
 

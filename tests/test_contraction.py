@@ -268,6 +268,7 @@ def test_kernels_are_shared_between_sizes() -> None:
 
     keys = set()
     for m, n, k in ((128, 768, 768), (128, 3072, 768), (256, 768, 3072)):
-        parts = schedule_contraction(product(m, n, k)[0], {}, (), host_target())
+        nest, _, b = product(m, n, k)
+        parts = schedule_contraction(nest, {}, {b}, host_target())
         keys |= {p.kernel.key for p in parts if isinstance(p, KernelCall)}
     assert len(keys) == 1
