@@ -5,6 +5,7 @@ writing assignments into that scope or an enclosing one: what does not change in
 """
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -373,6 +374,8 @@ class Emitter:
                 found = f"load {e.dtype.short} {self.key(e.args[0])}"
             else:
                 found = f"{e.op} {e.dtype.short} {[self.key(a) for a in ex.children(e)]}"
+            if len(found) > 200:
+                found = f"{e.op} {hashlib.sha1(found.encode()).hexdigest()}"
             self._keys[e] = found
         return self._keys[e]
 

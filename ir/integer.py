@@ -40,11 +40,11 @@ def from_terms(t: Terms) -> Expr:
 
 
 def _term_order(item: tuple[Monomial, int]) -> tuple[int, tuple[str, ...]]:
-    return (-len(item[0]), tuple(a.text for a in item[0]))
+    return (-len(item[0]), tuple(a.order for a in item[0]))
 
 
 def _merge(a: Monomial, b: Monomial) -> Monomial:
-    return tuple(sorted(a + b, key=lambda x: x.text)) if a and b else a or b
+    return tuple(sorted(a + b, key=lambda x: x.order)) if a and b else a or b
 
 
 def add_terms(a: Terms, b: Terms, scale: int = 1) -> Terms:
@@ -112,7 +112,7 @@ def simplify(op: str, a: Expr, b: Expr) -> Expr | None:
         for x, y in ((a, b), (b, a)):
             if prove_le(x, y):
                 return x if op == "min" else y
-        if (a.is_const, a.text) > (b.is_const, b.text):
+        if (a.is_const, a.order) > (b.is_const, b.order):
             return make(op, (b, a), a.dtype)
     if op in ("lt", "le", "eq", "ne"):
         return _compare(op, a, b)
@@ -167,7 +167,7 @@ def divide_terms(t: Terms, d: Expr) -> tuple[Terms, Terms]:
 
 def _divide_by_sum(t: Terms, d: Terms) -> tuple[Terms, Terms]:
     """Division by a polynomial of several terms: recognises c * mono * d only."""
-    lead = max(d, key=lambda m: (len(m), tuple(a.text for a in m)))
+    lead = max(d, key=lambda m: (len(m), tuple(a.order for a in m)))
     for m, k in t.items():
         left = list(m)
         try:
