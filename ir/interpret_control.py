@@ -27,6 +27,8 @@ def run_control(step: ControlFlow, inputs: Sequence[object], run: RunBody) -> li
 
     def call(args: Sequence[object]) -> list[object]:
         return run(body, [*args, *captured])
+    if step.kind == "SequenceMap":
+        return _sequence_map(own, settings["sequences"], call, len(body.outputs))
     if step.kind == "Loop":
         return _loop(body, own, settings["carried"][0], call)
     if not settings["batched"][0]:
@@ -34,6 +36,12 @@ def run_control(step: ControlFlow, inputs: Sequence[object], run: RunBody) -> li
     lengths, rest = own[0], [np.asarray(a) for a in own[1:]]
     rows = [_scan(body, [a[b] for a in rest], settings, call, None if lengths is None else int(np.asarray(lengths)[b])) for b in range(len(rest[0]))]
     return [np.stack(column) for column in zip(*rows, strict=True)]
+
+
+def _sequence_map(own: list[object], sequences: tuple[int, ...], call: Callable[[Sequence[object]], list[object]], outputs: int) -> list[object]:
+    """Run for each element of the first sequence."""
+    found = [call([x[k] if each else x for x, each in zip(own, sequences, strict=True)]) for k in range(len(own[0]))]
+    return [[f[j] for f in found] for j in range(outputs)]
 
 
 def _loop(body: Graph, own: list[object], carried: int, call: Callable[[Sequence[object]], list[object]]) -> list[object]:

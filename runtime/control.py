@@ -27,7 +27,7 @@ class ControlRunner:
     """A control-flow operator with runnable bodies; called with the node's inputs, gives its wanted outputs.
 
     Args:
-        kind: `If`, `Loop` or `Scan`.
+        kind: `If`, `Loop`, `Scan` or `SequenceMap`.
         bodies: each takes the body's inputs and returns its outputs.
         settings: as in `ir.ops.control.ControlFlow`.
     """
@@ -39,7 +39,7 @@ class ControlRunner:
     def __call__(self, *inputs: object) -> list[object]:
         count = self.settings["captures"][0]
         own, captured = (inputs[:-count], list(inputs[-count:])) if count else (inputs, [])
-        results = {"If": self.choose, "Loop": self.loop, "Scan": self.scan}[self.kind](list(own), captured)
+        results = {"If": self.choose, "Loop": self.loop, "Scan": self.scan, "SequenceMap": self.sequence_map}[self.kind](list(own), captured)
         return [r if w else None for r, w in zip(results, self.settings["wanted"])]
 
     def choose(self, own: list[object], captured: list[object]) -> list[object]:
@@ -66,6 +66,14 @@ class ControlRunner:
             step += 1
         stacks = [self._stack(c, 0) for c in collected] if collected is not None else self._nothing(len(self.settings["wanted"]) - carried_count)
         return carried + stacks
+
+    def sequence_map(self, own: list[object], captured: list[object]) -> list[object]:
+        flags = self.settings["sequences"]
+        count = len(own[0])  # type: ignore[arg-type]
+        if any(each and len(x) != count for x, each in zip(own, flags)):  # type: ignore[arg-type]
+            raise InputError(f"the sequences have {[len(x) for x, each in zip(own, flags) if each]} elements; equal numbers were expected")  # type: ignore[arg-type]
+        found = [self.bodies[0]([*(x[k] if each else x for x, each in zip(own, flags)), *captured]) for k in range(count)]  # type: ignore[index]
+        return [[f[j] for f in found] for j in range(len(self.settings["wanted"]))]
 
     def _nothing(self, count: int) -> list[object]:
         """Stacks of a loop that never ran: empty, in the types and ranks that the body declares."""

@@ -1,4 +1,4 @@
-"""Control flow: If, Loop and Scan. Bodies are graphs; the host decides which runs how often, each body runs as a plan of its own."""
+"""Control flow: If, Loop, Scan and SequenceMap. Bodies are graphs; the host decides which runs how often, each body runs as a plan of its own."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class ControlFlow:
     """A host step that runs bodies.
 
     Args:
-        kind: `If`, `Loop` or `Scan`.
+        kind: `If`, `Loop`, `Scan` or `SequenceMap`.
         bodies: `If`: (then, else); otherwise one.
         settings: (name, integers) the operator's attributes and numbers of inputs.
     """
@@ -280,3 +280,34 @@ class Scan(Control):
         if not isinstance(t, TensorType) or t.shape is None:
             return fresh(n, 0, "n")
         return t.shape[n.axis(axis, len(t.shape) - (1 if n.version < 9 else 0)) + (1 if n.version < 9 else 0)]
+
+
+@register
+class SequenceMap(Control):
+    """Body applied to each element of sequences (further tensors go to all of them); one sequence for each of its outputs. Source: ONNX SequenceMap-17."""
+
+    name, versions = "SequenceMap", (17,)
+
+    def bodies(self, n: Lowering) -> tuple[Graph, ...]:
+        return (n.attr("body"),)  # type: ignore[return-value]
+
+    def given(self, n: Lowering) -> list[Type | None]:
+        return [None if v is None else v.type for v in n.node.inputs[:len(n.node.inputs) - captures(n)]]
+
+    def settings(self, n: Lowering) -> dict[str, tuple[int, ...]]:
+        return {"sequences": tuple(int(isinstance(t, SequenceType)) for t in self.given(n))}
+
+    def infer(self, n: Lowering) -> Sequence[Type | None]:
+        body, = self.bodies(n)
+        given = self.given(n)
+        if not given or not isinstance(given[0], SequenceType):
+            raise n.error(f"the first input is {given[0] if given else 'missing'}, a sequence was expected")
+        set_inputs(body, [*(t.element if isinstance(t, SequenceType) else t for t in given), *capture_types(n)])
+        infer_graph(body)
+        found: list[Type | None] = []
+        for k, o in enumerate(body.outputs):
+            t = o.type
+            if isinstance(t, TensorType) and t.shape is not None:
+                t = TensorType(t.dtype, tuple(d if outside(d) else fresh(n, k, j) for j, d in enumerate(t.shape)))
+            found.append(None if t is None else SequenceType(t))
+        return found
