@@ -38,11 +38,11 @@ def with_facts(e: Expr, facts: Facts) -> Expr:
 
 
 def choices(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """Every `where` outside of reductions whose branches load something, outermost first."""
+    """Every `where` outside of reductions and indices whose branches load something, outermost first."""
     pending, seen = list(roots)[::-1], set()
     while pending:
         e = pending.pop()
-        if e in seen or e.op == "reduce":
+        if e in seen or e.op in ("reduce", "load"):
             continue
         seen.add(e)
         if e.op == "where" and any(n.op == "load" for n in ex.walk(e.args[1:])):

@@ -20,7 +20,7 @@ from .windows import is_window
 
 BLOCK = 4096  # elements of one unit of a flat loop
 MAX_CASES = 16  # copies of a loop under different conditions
-PART = 512  # elements of a row that one unit covers when it reduces across rows
+PART = 128  # elements of a row that one unit covers when it reduces across rows
 
 
 class MapSchedule:

@@ -12,7 +12,7 @@ from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr
 from .flatten import FlatNest, substitute_free
-from .scalar import Emitter, Scope, Writer, identity, literal, number_type
+from .scalar import Emitter, Scope, Writer, bare, identity, literal, number_type
 from .windows import is_window
 
 KEEP_COST = 6  # scalar operations that are dearer than a store and a load
@@ -62,7 +62,11 @@ class RowEmitter(Emitter):
         for n in below(e, axis):
             if n.op == "load":
                 found += 1 if self.step(n, axis) is not None else STRIDED_COST
-            elif n.dtype is not dt.int64:
+            elif n.op == "reduce":
+                found += 0 if n is not e else KEEP_COST
+            elif n.op == "cast" and n.dtype.is_integer and n.args[0].dtype.is_float:
+                found += 4
+            elif n.op not in ("poly", "axis"):
                 found += 1 if n.op in ex.CHEAP else 4 if n.op in ("div", "sqrt") else 16
         return found
 
@@ -94,7 +98,39 @@ class RowEmitter(Emitter):
                 return self.column_value(e, scope)
             if e in self.kept:
                 return self.kept_value(e, self.kept[e], scope)
+            outer = self.invariant_scope(e, scope)
+            if outer is not None:
+                return self.invariant_value(e, scope, outer)
         return super().value(e, scope)
+
+    def invariant_scope(self, e: Expr, scope: Scope) -> Scope | None:
+        """A scope outside of loops in which a dear value of the innermost axis does not change: its row is computed there, once."""
+        if self.inner is None or self.inner not in e.axes or e.op in ("axis", "poly", "reduce", "load") or e.dtype.kind not in ("float", "int", "uint"):
+            return None
+        loop = scope.binding(self.inner)
+        if loop is None or scope is not loop or loop.parent is None or self.is_guarded(e):
+            return None
+        chain = loop.parent.chain()
+        missing = set(e.axes) - {self.inner}
+        depth = max([k for k, s in enumerate(chain) if missing & s.axes.keys()] + [UNIT_LEVEL if missing or self.inner in self.ranges or self._rows_below(e) else 0])
+        if depth >= len(chain) - 1 or self.cost(e, self.inner) < KEEP_COST:
+            return None
+        return chain[depth]
+
+    def _rows_below(self, e: Expr) -> bool:
+        return any(n.op == "reduce" for n in ex.walk(e))
+
+    def invariant_value(self, e: Expr, scope: Scope, outer: Scope) -> str:
+        """An element of a row that a loop of its own fills."""
+        row = outer.find_row(e)
+        if row is None:
+            row = self.new_row(e, self.inner)
+            block, header = self.loop(self.inner, outer)
+            text = bare(super().value(e, block))
+            block.lines.append(f"{self.at(row, self.inner, block)} = {text}")
+            block.close(header)
+            outer.rows[e] = row
+        return self.assign(e, self.at(row, self.inner, scope), scope)
 
     def at(self, row: str, axis: Expr, scope: Scope) -> str:
         """An element of a row."""
