@@ -166,7 +166,13 @@ class Reader:
     def size_line(self, line: Line) -> None:
         name = json.loads(line.next()[1:]) if line.kind() == "size" else line.next()
         line.expect(">=")
-        self.sizes[name] = ex.sym(name, line.integer())
+        least = line.integer()
+        if line.accept("="):
+            self.names = {}
+            definition = self.expr(line)
+            self.sizes[name] = ex.make("sym", (definition,), dt.int64, (name, least))
+        else:
+            self.sizes[name] = ex.sym(name, least)
 
     # ---- types and arrays
     def type(self, line: Line) -> Type | None:

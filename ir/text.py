@@ -268,9 +268,18 @@ def dims_of(type: Type | None) -> tuple[Expr, ...]:
 
 
 def size_lines(roots: Iterable[Expr]) -> tuple[list[str], list[str]]:
-    """(names of sizes, `size` declarations) of all symbols below the roots."""
-    symbols = {e.value for e in ex.walk(roots) if e.op == "sym"}
-    return [n for n, _ in symbols], [f"size {size_name(n)} >= {least}" for n, least in sorted(symbols)]
+    """(names of all symbols below the roots, `size` declarations of those without a definition)."""
+    symbols = [e for e in ex.walk(roots) if e.op == "sym"]
+    plain = sorted({e.value for e in symbols if not e.args})
+    return [e.value[0] for e in symbols], [f"size {size_name(n)} >= {least}" for n, least in plain]
+
+
+def defined_sizes(roots: Iterable[Expr], declared: set[Expr], show: Callable[[Expr], str]) -> Iterator[str]:
+    """`size` lines of the symbols with a definition below the roots that were not declared before, operands first."""
+    for e in ex.walk(roots):
+        if e.op == "sym" and e.args and e not in declared:
+            declared.add(e)
+            yield f"size {size_name(e.value[0])} >= {e.value[1]} = {show(e.args[0])}"
 
 
 def origin_text(origin: Sequence[str]) -> str:
@@ -292,6 +301,7 @@ def graph_text(graph: Graph, data: bool = False) -> str:
 class _GraphPrinter:
     def __init__(self) -> None:
         self.data: dict[str, np.ndarray] = {}
+        self.defined: set[Expr] = set()
         self.exprs = ExprPrinter(lambda t: f"%{quoted(t.name)}")
 
     def graph(self, g: Graph, depth: int) -> Iterator[str]:
@@ -303,12 +313,15 @@ class _GraphPrinter:
             yield from (f"{pad}  metadata {json.dumps(k)} {json.dumps(v)}" for k, v in g.metadata.items())
             yield from (f"{pad}  {line}" for line in self._sizes(g))
         for v in g.inputs:
+            yield from (f"{pad}  {line}" for line in defined_sizes(dims_of(v.type), self.defined, self.exprs.show))
             default = "" if v.constant is None else " " + array_text(v.constant, self.data)
             yield f"{pad}  input %{quoted(v.name)}: {self.type(v.type)}{default}"
         yield from (f"{pad}  const %{quoted(v.name)}: {self.type(v.type)} {array_text(v.constant, self.data)}" for v in constants)
         yield from (f"{pad}  overridable %{quoted(v.name)}" for v in g.overridable.values() if v in constants)
         width = len(str(max(0, len(g.nodes) - 1)))
         for k, n in enumerate(g.nodes):
+            dims = [d for o in n.outputs if o is not None for d in dims_of(o.type)]
+            yield from (f"{pad}  {line}" for line in defined_sizes(dims, self.defined, self.exprs.show))
             yield f"{pad}    {k:>{width}}  {self.node(n)}"
             for s in n.subgraphs():
                 yield from self.graph(s, depth + 3)
@@ -415,6 +428,7 @@ class _ProgramPrinter:
         roots = [d for t in self.tensors for d in t.shape] + [e for n in program.nests for e in (*_expressions(n), *_extents(n))]
         roots += [c.condition for c in program.checks]
         self.sizes, self.declarations = size_lines(roots)
+        self.defined: set[Expr] = set()
         self.plain = ExprPrinter(self.tensor, self.sizes)
 
     def tensor(self, r: Ref) -> str:
@@ -438,13 +452,20 @@ class _ProgramPrinter:
         p = self.program
         yield "program {"
         yield from (f"  {line}" for line in self.declarations)
+        yield from self._definitions([d for r in (*p.inputs, *p.constants) if isinstance(r, Tensor) for d in r.shape])
         yield from (f"  input {self.declaration(r)}" for r in p.inputs)
         yield from (f"  const {self.declaration(t)} {array_text(np.asarray(a), self.data)}" for t, a in p.constants.items())
         for nest in p.nests:
+            shapes = [d for o in nest.outputs if isinstance(o, Tensor) for d in o.shape]
+            yield from self._definitions((*shapes, *_expressions(nest), *_extents(nest)))
             yield from (f"  {line}" for line in self.nest(nest))
+        yield from self._definitions([c.condition for c in p.checks])
         yield from (f"  check {self.plain.show(c.condition)} {json.dumps(c.reason)}" for c in p.checks)
         yield from (f"  output {self.tensor(o)}" for o in p.outputs)
         yield "}"
+
+    def _definitions(self, roots: Iterable[Expr]) -> Iterator[str]:
+        return (f"  {line}" for line in defined_sizes(roots, self.defined, self.plain.show))
 
     def nest(self, nest: Nest) -> Iterator[str]:
         printer = ExprPrinter(self.tensor, self.sizes)

@@ -251,3 +251,21 @@ def test_checks_round_trip():
     text = program_text(program)
     assert '  check N == M | M == 1 "sizes \\"differ\\""' in text
     assert program_text(parse_program(text)) == text
+
+
+def test_sizes_with_a_definition():
+    n = ex.sym("N")
+    x = tensor("x", dt.int64, n)
+    plain, loaded = (ex.make("sym", (e,), dt.int64, (name, 0)) for e, name in ((n * 2 + 1, "?~a"), (x[0] + n, "?~b")))
+    y, z = tensor("y", dt.int64, plain), tensor("z", dt.int64, loaded, plain)
+    nests = [identity_map(y, lambda i: i), identity_map(z, lambda i, j: i + j)]
+    text = program_text(NestProgram([x], {}, nests, [y, z]))
+    assert '  size ?"?~a" >= 0 = 2*N + 1\n' in text and '  size ?"?~b" >= 0 = N + %x[0]\n' in text
+    again = parse_program(text)
+    assert program_text(again) == text
+    feeds = np.array([3, 0])
+    assert [a.shape for a in run_nests(again, {again.inputs[0]: feeds})] == [(5,), (5, 5)]
+    g = Graph("g")
+    g.input("x", TensorType(dt.int64, (n,)))
+    g.outputs = [g.input("y", TensorType(dt.int64, (plain,)))]
+    assert graph_text(parse_graph(graph_text(g))) == graph_text(g)
