@@ -12,7 +12,7 @@ from ..graph import Value
 from ..loops import Ref
 from .base import REQUIRED, Builder, Lowering, Sample, broadcast_index, broadcast_shapes, register
 from .elementwise import real_sample, sum_to
-from .views import View, axis_flags, axis_list, by_axis, choose, drop_dims, guarded, holds, is_one, reshaped, select, slice_range, surely_positive
+from .views import View, axis_flags, axis_list, by_axis, choose, drop_dims, guarded, holds, is_one, reshaped, select, settled, slice_range, surely_positive
 
 SHAPE_VERSIONS = (13, 21, 23, 24, 25)
 
@@ -62,8 +62,8 @@ class Reshape(View):
                 rest = x.numel() // ex.maximum(known, 1)
                 dims = [ex.where(ex.equal(d, -1), rest, d) if d in unknown else d for d in dims]
         have, new = x.numel(), ex.product(dims)
-        if have.is_const and new.is_const and have.value != new.value:
-            raise n.error(f"{have.value} elements do not fit the shape {[d.text for d in dims]}")
+        if have is not new:
+            n.require(ex.equal(have, new), f"{have.text} elements do not fit the shape {[d.text for d in dims]}")
         return dims
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
@@ -119,7 +119,7 @@ class Squeeze(View):
             for k, f in enumerate(flags):
                 if holds(f) and x.shape[k].is_const and x.shape[k].value != 1:
                     raise n.error(f"dimension {k} is {x.shape[k].value}; only dimensions of size 1 can be squeezed")
-            dims = drop_dims(x.shape, flags, len(axes))
+            dims = settled(n, drop_dims(x.shape, flags, len(axes)))
         return reshaped(n, x, dims)
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
@@ -150,7 +150,7 @@ class Unsqueeze(View):
             return reshaped(n, x, [ex.const(1) if f.value else next(left) for f in flags])
         kept = [ex.cast(ex.logical_not(f), dt.int64) for f in flags]
         dims = [ex.where(f, 1, select(ex.total(kept[:k]), x.shape) if x.rank else ex.const(1)) for k, f in enumerate(flags)]
-        return reshaped(n, x, dims)
+        return reshaped(n, x, settled(n, dims))
 
     def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
         return reshape_gradient(b, upstream)
@@ -287,6 +287,11 @@ def joined(n: Lowering, xs: Sequence[Tensor], at: int) -> Tensor:
     starts = [ex.total(x.shape[at] for x in xs[:k]) for k in range(len(xs))]
     total = ex.total(x.shape[at] for x in xs)
     first = xs[0].shape
+
+    for k in range(len(first)):
+        for x in xs:
+            if k != at and x.shape[k] is not first[k]:
+                n.require(ex.equal(x.shape[k], first[k]), f"dimension {k} of the parts differs: {first[k].text} against {x.shape[k].text}")
 
     def common(k: int) -> Expr:
         return next((x.shape[k] for x in xs if x.shape[k].is_const), first[k])

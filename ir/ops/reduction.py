@@ -15,7 +15,7 @@ from ..graph import Value
 from ..loops import Ref, Routine, load, store
 from .base import Builder, Lowering, Op, Sample, register
 from .elementwise import real, real_sample, wide
-from .views import axis_flags, axis_list, drop_dims, holds, is_axis, reshaped
+from .views import axis_flags, axis_list, drop_dims, holds, is_axis, reshaped, settled
 
 Fold = Callable[[str, Callable[[Expr], Expr]], Expr]
 
@@ -34,8 +34,8 @@ class Reduction(Op):
         x = n.input(0)
         axes = self._axes(n, x)
         flags = axis_flags(n, axes, x.rank)
-        reduced = [ex.where(f, d, 1) for f, d in zip(flags, x.shape)]
-        kept = [ex.where(f, 1, d) for f, d in zip(flags, x.shape)]
+        reduced = settled(n, [ex.where(f, d, 1) for f, d in zip(flags, x.shape)])
+        kept = settled(n, [ex.where(f, 1, d) for f, d in zip(flags, x.shape)])
         inner = [k for k, f in enumerate(flags) if not (f.is_const and not f.value)]
         count = ex.product(reduced[k] for k in inner)
 
@@ -60,7 +60,7 @@ class Reduction(Op):
                     full[k] = position
                 return body(*full)
             return n.map([kept[k] for k in left], compact, x.dtype)
-        return reshaped(n, n.map(kept, body, x.dtype), drop_dims(kept, flags, len(axes)))
+        return reshaped(n, n.map(kept, body, x.dtype), settled(n, drop_dims(kept, flags, len(axes))))
 
     def _axes(self, n: Lowering, x: Tensor) -> list[Expr]:
         if n.version >= self.axes_input_since:

@@ -229,5 +229,15 @@ def as_size(n: Lowering, e: Expr) -> Expr:
     return n.map([], lambda: e)[()]
 
 
+def settled(n: Lowering, dims: Sequence[Expr]) -> list[Expr]:
+    """Dimensions of which those that a run decides by cases are computed into a tensor first, so that index arithmetic sees plain sizes."""
+    open_ones = [d for d in dims if any(e.op == "where" for e in ex.walk(d))]
+    if not open_ones:
+        return list(dims)
+    sizes = n.map([len(open_ones)], lambda i: select(i, open_ones), stem="sizes")
+    found = iter(range(len(open_ones)))
+    return [sizes[next(found)] if any(e.op == "where" for e in ex.walk(d)) else d for d in dims]
+
+
 def surely_positive(e: Expr) -> bool:
     return e.value > 0 if e.is_const else prove_positive(e)
