@@ -133,11 +133,23 @@ def _size_roots(nest: MapNest) -> list[Expr]:
 
 def is_size(e: Expr, size_loads: frozenset[Expr]) -> bool:
     """Whether an expression is known before the kernel starts: integers and conditions over sizes alone."""
-    if e.op == "load":
-        return e in size_loads
-    if e.dtype is not dt.int64 and e.dtype is not dt.boolean or e.op not in _SIZE_OPS or e.op == "axis" or e.axes:
+    if e.axes:
         return False
-    return all(is_size(a, size_loads) for a in ex.children(e))
+    seen: set[Expr] = set()
+    stack = [e]
+    while stack:
+        n = stack.pop()
+        if n in seen or n.op == "sym":
+            continue
+        seen.add(n)
+        if n.op == "load":
+            if n not in size_loads:
+                return False
+        elif n.dtype not in (dt.int64, dt.boolean) or n.op not in _SIZE_OPS or n.op == "axis":
+            return False
+        else:
+            stack += ex.children(n)
+    return True
 
 
 def _select_size(e: Expr, size_loads: frozenset[Expr]) -> Expr | None:
