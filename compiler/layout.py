@@ -69,7 +69,7 @@ def _channels_last_input(program: NestProgram, nest: ContractionNest, fixed: set
     order = channels_last(tensor.rank)
     channels = integer.as_int(tensor.shape[1])
     if tensor in fixed:
-        if channels is not None and channels <= DIRECT_CHANNELS or _spatial_is_one(tensor):
+        if (channels is not None and channels <= DIRECT_CHANNELS) or _spatial_is_one(tensor):
             return
         copy = Tensor(f"{tensor.name}.channels_last", tensor.dtype, tensor.shape)
         layouts[copy] = order

@@ -13,8 +13,8 @@ from ..ir import integer
 from ..ir.errors import UnsupportedError
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
-from ..ir.loops import HostNest, HostRef, Ref
-from ..ir.plan import BufferSpec, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.loops import Check, HostNest, HostRef, Ref
+from ..ir.plan import BufferSpec, Condition, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
 from .arena import ALIGNMENT, Interval, place_static, place_symbolic
 
 EAGER = -2  # level of numbers that depend on input shapes alone; -1: on elements of inputs; k >= 0: on the result of item k
@@ -165,7 +165,7 @@ class PlanBuilder:
     """Builds one plan; use `build_plan`."""
 
     def __init__(self, items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Sequence[Tensor],
-                 layouts: Mapping[Tensor, tuple[int, ...]]) -> None:
+                 layouts: Mapping[Tensor, tuple[int, ...]], conditions: Sequence[Check] = ()) -> None:
         self.items, self.inputs, self.outputs, self.constants, self.layouts = items, list(inputs), list(outputs), list(constants), layouts
         self.numbers = NumberTable()
         self.buffers: list[BufferSpec] = []
@@ -177,6 +177,8 @@ class PlanBuilder:
         self.defined: dict[Tensor, int] = {}  # root -> item that first writes it
         self.last_use: dict[Tensor, int] = {}
         self.checks: list[SizeCheck] = []
+        self.demanded = [c for c in conditions if not ex.loads(c.condition)]
+        self.conditions: list[Condition] = []
         self.sizes: list[tuple[int, int, int]] = []
         self.host_functions: list[tuple[str, object]] = []
         self.host_sizes: dict[int, list[tuple[int, int, int]]] = {}
@@ -226,6 +228,9 @@ class PlanBuilder:
                         pending.append((k, d, size))
         for k, d, size in pending:
             self.checks.append(SizeCheck(k, d, self.numbers.number(size)))
+        for c in self.demanded:
+            if all(s.args or self.numbers.bound(s) for s in ex.walk(c.condition) if s.op == "sym"):
+                self.conditions.append(Condition(self.numbers.number(c.condition), c.reason))
 
     def bind_host_results(self) -> None:
         for k, item in enumerate(self.items):
@@ -305,7 +310,7 @@ class PlanBuilder:
         ordered = self._interleave(steps, size_steps, segment_at)
         plan = Plan(target="", numbers=self.numbers.initial, sizes=self.sizes, checks=self.checks, program=program, eager=eager, buffers=self.buffers,
                     inputs=[], outputs=[], steps=ordered, kernels=[s.symbol for s in self.sources], segments=segments, constants=len(self.constants),
-                    scratch=scratch, host_functions=list(self.host_functions), host_values=len(self.values))
+                    scratch=scratch, host_functions=list(self.host_functions), host_values=len(self.values), conditions=self.conditions)
         return plan, self.sources
 
     def _kernel_step(self, call: KernelCall) -> KernelStep:
@@ -413,13 +418,14 @@ class PlanBuilder:
 
 
 def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Mapping[Tensor, np.ndarray], layouts: Mapping[Tensor, tuple[int, ...]],
-               input_ports: Sequence[Port], output_ports: Sequence[Port]) -> tuple[Plan, list[KernelSource]]:
+               input_ports: Sequence[Port], output_ports: Sequence[Port], checks: Sequence[Check] = ()) -> tuple[Plan, list[KernelSource]]:
     """The plan of a scheduled program.
 
     Args:
         items: kernel calls, host nests and aliases in execution order.
         constants: what is known when compiling; the numeric ones become buffers in this order, strings part of the plan.
         input_ports, output_ports: names and types; their positions are filled in here.
+        checks: what sizes must fulfil; those that only elements computed by the run decide are left out.
 
     Returns:
         The plan (host functions as objects, to be named by the caller) and the distinct kernels that its steps number.
@@ -427,7 +433,7 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
     Raises:
         UnsupportedError: a size that cannot be computed when running.
     """
-    builder = PlanBuilder(items, inputs, outputs, [t for t in constants if not on_host(t)], layouts)
+    builder = PlanBuilder(items, inputs, outputs, [t for t in constants if not on_host(t)], layouts, checks)
     strings = [(builder.host_value(t), a.shape, [str(x) for x in a.reshape(-1)]) for t, a in constants.items() if on_host(t)]
     plan, sources = builder.build()
     plan.host_constants = strings

@@ -39,7 +39,7 @@ def is_view(value: Expr) -> bool:
         value = value.args[0]
     if value.op == "load":
         return all(not _has_load(i) for i in value.args)
-    return value.is_const or value.op == "where" and _choice_count(value) <= 4 and _only_choices(value)
+    return value.is_const or (value.op == "where" and _choice_count(value) <= 4 and _only_choices(value))
 
 
 def _has_load(e: Expr) -> bool:
@@ -49,7 +49,7 @@ def _has_load(e: Expr) -> bool:
 def _only_choices(value: Expr) -> bool:
     if value.op == "where":
         return not _has_load(value.args[0]) and _only_choices(value.args[1]) and _only_choices(value.args[2])
-    return value.is_const or value.op == "load" and all(not _has_load(i) for i in value.args)
+    return value.is_const or (value.op == "load" and all(not _has_load(i) for i in value.args))
 
 
 def _choice_count(value: Expr) -> int:
@@ -147,4 +147,4 @@ def is_convolution(nest: Nest) -> bool:
         a = a.args[0]
     if a.op != "load":
         return False
-    return ex.load_fill(a) is not None or len(nest.rows) >= 1 and any(set(i.axes) & set(nest.rows) and set(i.axes) & set(nest.reduced) for i in a.args)
+    return ex.load_fill(a) is not None or (len(nest.rows) >= 1 and any(set(i.axes) & set(nest.rows) and set(i.axes) & set(nest.reduced) for i in a.args))

@@ -127,6 +127,14 @@ class SizeCheck:
     number: int
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Number `number` is not zero, else the inputs' sizes do not fit the model: `reason` (guards checked before a run)."""
+
+    number: int
+    reason: str
+
+
 @dataclass
 class Plan:
     """Everything needed to run a compiled model, but its objects' and constants' bytes.
@@ -136,6 +144,7 @@ class Plan:
         numbers: initial values of all numbers (0 where computed).
         sizes: (input, dim, number): sizes read from the inputs before a run.
         checks: dimensions that must equal numbers.
+        conditions: what the operators demand of sizes that the inputs give.
         program: the size program; the first `eager` instructions run before step 0.
         kernels: symbols, in the order steps refer to them; each is an object of the package.
         segments: position of the number holding each arena segment's bytes; segment 0 is known after the eager program.
@@ -166,3 +175,4 @@ class Plan:
     host_values: int = 0
     host_constants: list[tuple[int, tuple[int, ...], list[str]]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
+    conditions: list[Condition] = field(default_factory=list)

@@ -79,7 +79,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     items, constants = schedule(lowered.program, lowered.layouts, target)
     from ..compiler.plan import build_plan
 
-    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs)
+    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs, lowered.program.checks)
     plan.target = target.key
     plan.metadata = dict(graph.metadata)
     arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items() if t.dtype.is_numeric]

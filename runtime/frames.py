@@ -208,6 +208,9 @@ class Frame:
             if got != wanted:
                 name = plan.inputs[check.input].name
                 raise InputError(f"dimension {check.dim} of input '{name}' is {got}, {wanted} was expected (shape {list(by_port[check.input])})")
+        for condition in plan.conditions:
+            if not self.numbers[condition.number]:
+                raise InputError(condition.reason)
         at = 0
         for b in t.bindings:
             self.dims[at:at + len(b.shape)] = self.numbers[list(b.shape)]
