@@ -200,13 +200,27 @@ class ProductText:
         visit = (lambda e: flat.load(e) if e.op == "load" else None)
         self.values = ex.transform([s.value for s in p.stores], visit)
         self.offsets = ex.transform([element_offset(s.tensor, s.index, layouts) for s in p.stores], visit)
-        order = {x: k for k, x in enumerate((*p.batch, *p.rows, *p.columns, *p.reduced))}
+        self.row = self.join_rows()
+        rows = p.rows if self.row is None else (self.row,)
+        order = {x: k for k, x in enumerate((*p.batch, *p.rows, *rows, *p.columns, *p.reduced))}
         self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, frozenset(), order)
         self.emitter.count([*self.values, *self.offsets])
         self.scratch_bytes: Expr = ZERO
         self.root = Scope(None)
         self.size_bytes = p.dtype.itemsize_bytes
         self.number = p.dtype.numpy_name
+
+    def join_rows(self) -> Expr | None:
+        """One axis over all rows, if what is stored and where depends on rows through it alone (then coordinates need not be kept)."""
+        rows = self.p.rows
+        if len(rows) < 2:
+            return None
+        whole = ex.axis(self.rows, "row")
+        new = ex.substitute([*self.values, *self.offsets], dict(zip(rows, ex.unravel(whole, [x.extent for x in rows]))))
+        if any(e.op in ("floordiv", "mod") and whole in e.axes for e in ex.walk(new)):
+            return None
+        self.values, self.offsets = new[:len(self.values)], new[len(self.values):]
+        return whole
 
     # ---- sizes
     def parameter(self, size: Expr | int, role: str) -> str:
@@ -257,7 +271,7 @@ class ProductText:
         unit = Scope(self.root)
         self.decode_unit(unit, groups, strips)
         self.row_addresses(unit)
-        if p.taps or p.guards:
+        if p.guards or p.taps and not p.channelwise:
             self.tap_addresses(unit)
         panel = Scope(unit)
         self.panel(panel)
@@ -286,13 +300,17 @@ class ProductText:
         blocks = height // tile.rows if self.blocking.chunk is not None else 1
         self.view("acc", blocks * tile.rows * tile.columns, self.number)
         self.view("row_at", height, "int64")
-        if len(p.rows) > 1:
+        if len(p.rows) > 1 and self.row is None:
             for k in range(len(p.rows)):
                 self.view(f"row{k}", height, "int64")
         for k in range(len(p.guards)):
             self.view(f"guard{k}", height, "int64")
-        if p.taps or p.guards:
+        if p.channelwise:
+            self.tap_shifts()
+        if p.guards or p.taps and not p.channelwise:
             self.view("table", self.taps * height, "int64")
+        if p.guards and p.channelwise:
+            self.view("whole", height // tile.rows, "int64")
         if p.guards:
             length = self.columns if p.channelwise else self.steps
             self.view("padding", length, self.number)
@@ -333,7 +351,8 @@ class ProductText:
         run.lines += [f"start = r{last} - done", f"stop = done + 1 if first_row + done >= {n_rows} else min(blocks * {tile.rows}, {self.parameter(p.rows[-1].extent, f'extent r{last}')} - start)"]
         row = Scope(run, {p.rows[-1]: "r"})
         row.lines.append("r = start + i")
-        row.lines += [f"row{k}[i] = {'r' if k == last else f'r{k}'}" for k in range(len(p.rows))]
+        if self.row is None:
+            row.lines += [f"row{k}[i] = {'r' if k == last else f'r{k}'}" for k in range(len(p.rows))]
         self.row_facts(row)
         row.close("for i in range(done, stop):")
         run.lines.append("done = stop")
@@ -353,19 +372,54 @@ class ProductText:
                 index = integer.coefficient(index, x)[1]
             row.lines.append(f"guard{k}[i] = {self.emitter.value(index, row)}")
 
+    def tap_shifts(self) -> None:
+        """Bytes from a row to its element of each tap, then a zero."""
+        p = self.p
+        self.view("shifts", self.taps + 1, "int64")
+        self.root.lines.append("at = 0")
+        scopes = self.tap_loops(self.root)
+        scopes[-1].lines += [f"shifts[at] = {self.emitter.value(self.tap_offset(), scopes[-1])} * {self.size_bytes}", "at += 1"]
+        self.close_tap_loops(scopes)
+        self.root.lines.append(f"shifts[{self.parameter(self.taps, 'taps')}] = 0")
+
+    def tap_offset(self) -> Expr:
+        return ex.total(integer.coefficient(self.p.a_offset, x)[0] * x for x in self.p.taps)
+
+    def tap_loops(self, outer: Scope) -> list[Scope]:
+        """Nested scopes over the taps, `outer` first."""
+        scopes = [outer]
+        for k, x in enumerate(self.p.taps):
+            scopes.append(Scope(scopes[-1], {x: f"k{k}"}))
+        return scopes
+
+    def close_tap_loops(self, scopes: list[Scope]) -> None:
+        for k in range(len(self.p.taps) - 1, -1, -1):
+            scopes[k + 1].close(f"for k{k} in range({self.parameter(self.p.taps[k].extent, f'extent k{k}')}):")
+
+    def find_whole(self, block: Scope) -> None:
+        """Note whether all taps of all rows of a block lie inside, so that its rows' own addresses serve; then skip the table."""
+        p, tile = self.p, self.blocking.tile
+        least, most = [], []
+        for k, g in enumerate(p.guards):
+            steps = [integer.coefficient(g.index, x)[0] * (x.extent - 1) for x in p.taps]
+            low = self.parameter(ex.total(ex.minimum(s, 0) for s in steps), f"low {k}")
+            high = self.parameter(g.size - ex.total(ex.maximum(s, 0) for s in steps), f"high {k}")
+            at = f"guard{k}[block * {tile.rows} + i]"
+            least.append(f"({at} + {low} >= 0)")
+            most.append(f"({at} < {high})")
+        block.lines += ["inside = 1", f"for i in range({tile.rows}):", f"    inside &= {' & '.join(least + most)}", "whole[block] = inside", "if inside:", "    continue"]
+
     def tap_addresses(self, unit: Scope) -> None:
         """The table of row addresses of each tap, block by block; elements in the padding point at the row of padding."""
         p, tile = self.p, self.blocking.tile
         block = Scope(unit)
         n_taps = self.parameter(self.taps, "taps")
         block.lines += [f"at = block * {n_taps} * {tile.rows}"]
-        scopes, headers = [block], [""]
-        for k, x in enumerate(p.taps):
-            headers.append(f"for k{k} in range({self.parameter(x.extent, f'extent k{k}')}):")
-            scopes.append(Scope(scopes[-1], {x: f"k{k}"}))
+        if p.channelwise:
+            self.find_whole(block)
+        scopes = self.tap_loops(block)
         inmost = scopes[-1]
-        step = ex.total(integer.coefficient(p.a_offset, x)[0] * x for x in p.taps)
-        moved = self.emitter.value(step, inmost)
+        moved = self.emitter.value(self.tap_offset(), inmost)
         checks = []
         for k, g in enumerate(p.guards):
             shift = ex.total(integer.coefficient(g.index, x)[0] * x for x in p.taps)
@@ -380,8 +434,7 @@ class ProductText:
             row.lines.append(f"table[at + i] = {address}")
         row.close(f"for i in range({tile.rows}):")
         inmost.lines.append(f"at += {tile.rows}")
-        for scope, header in reversed(list(zip(scopes[1:], headers[1:]))):
-            scope.close(header)
+        self.close_tap_loops(scopes)
         block.close("for block in range(blocks):")
 
     def panel_start(self, panel: Scope) -> str:
@@ -416,7 +469,7 @@ class ProductText:
         acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
         total = self.parameter(self.taps, "taps") if p.taps else self.parameter(self.steps, "steps")
         byte_step = "0" if p.inner is None else self.emitter.value(integer.coefficient(p.a_offset, p.inner)[0] * self.size_bytes, self.root)
-        if p.taps or p.guards:
+        if p.guards or p.taps:
             rows_at = f"advanced(table, (block * {self.parameter(self.taps, 'taps')}{' + k' if p.taps else ''}) * {tile.rows})"
         else:
             rows_at = f"advanced(row_at, block * {tile.rows})"
@@ -426,7 +479,11 @@ class ProductText:
         else:
             taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {b_step})"
         if p.channelwise:
-            block.lines.append(f"channel_tile({rows_at}, {taps}, first_column * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)")
+            tail = f"{taps}, first_column * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)"
+            shifts = "advanced(shifts, k)" if p.taps else "shifts"
+            whole = f"channel_tile(advanced(row_at, block * {tile.rows}), 0, {shifts}, 1, {tail}"
+            zero = f"advanced(shifts, {self.parameter(self.taps, 'taps')})"
+            block.lines += ["if whole[block]:", f"    {whole}", "else:", f"    channel_tile({rows_at}, {tile.rows}, {zero}, 0, {tail}"] if p.guards else [whole]
         else:
             block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}, advanced(acc, {acc_at}), k == 0)")
         last = Scope(block)
@@ -442,9 +499,9 @@ class ProductText:
         p, tile = self.p, self.blocking.tile
         row = Scope(block)
         row.lines.append(f"at = (i - block * {tile.rows}) * {tile.columns}" + f" + {acc_at}")
-        if len(p.rows) == 1:
+        if len(p.rows) == 1 or self.row is not None:
             row.lines.append("r0 = first_row + i")
-            row.axes[p.rows[0]] = "r0"
+            row.axes[p.rows[0] if self.row is None else self.row] = "r0"
         else:
             for k, x in enumerate(p.rows):
                 row.lines.append(f"r{k} = row{k}[i]")

@@ -109,8 +109,9 @@ def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str
     """The tile of a product that is element-wise in the columns (each channel by itself).
 
     Returns:
-        Intrinsic `tile(table, taps, start, b, b_step, c, first)`: c[i][j] (+)= sum over taps of a[t][i][j] * b[t][j], where row i of tap t starts at
-        `table[t * rows + i] + start` bytes and holds adjacent columns; the rest as in `register_tile`.
+        Intrinsic `tile(table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first)`: c[i][j] (+)= sum over taps of a[t][i][j] * b[t][j], where
+        row i of tap t starts at `table[t * table_step + i] + shifts[t * shifts_step] + start` bytes and holds adjacent columns; the rest as in
+        `register_tile`.
     """
     from llvmlite import ir
     from numba.core import types
@@ -120,25 +121,25 @@ def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str
     scalar = _llvm_scalar(element)
     name = f"sardonyx.channels.{rows}x{vectors}x{lanes}.{short}{'.fused' if fused else ''}"
 
-    def tile(context, table, taps, start, b, b_step, c, first):
-        signature = types.void(table, types.int64, types.int64, b, types.int64, c, types.boolean)
+    def tile(context, table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first):
+        signature = types.void(table, types.int64, shifts, types.int64, types.int64, types.int64, b, types.int64, c, types.boolean)
 
         def generate(ctx, bd, sig, args):
             function = bd.module.globals.get(name)
             if function is None:
                 i64, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
-                kind = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64, scalar.as_pointer(), i64, scalar.as_pointer(), ir.IntType(1)])
+                kind = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64.as_pointer(), i64, i64, i64, scalar.as_pointer(), i64, scalar.as_pointer(), ir.IntType(1)])
                 function = ir.Function(bd.module, kind, name)
                 function.linkage = "internal"
                 function.attributes.add("noinline")
                 function.attributes.add("nounwind")
-                for k in (0, 3, 5):
+                for k in (0, 2, 6, 8):
                     function.args[k].add_attribute("noalias")
                 _ChannelBody(function, scalar, rows, vectors, lanes, fused, True, element.itemsize_bytes, pointer).emit()
-            first = args[6]
+            first = args[9]
             if first.type.width != 1:
                 first = bd.trunc(first, ir.IntType(1))
-            bd.call(function, [*args[:6], first])
+            bd.call(function, [*args[:9], first])
             return ctx.get_dummy_value()
         return signature, generate
     tile.__name__ = f"channels_{rows}x{vectors * lanes}_{short}"
@@ -261,7 +262,7 @@ class _ChannelBody(_TileBody):
     def emit(self) -> None:
         """entry -> (zero | resume) -> taps -> done"""
         ir, bd, f, i64 = self.ir, self.bd, self.f, self.i64
-        table, taps, start, b, b_step, c, first = f.args
+        table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first = f.args
         zero, resume, tap, done = (f.append_basic_block(n) for n in ("zero", "resume", "tap", "done"))
         slots = [self.slot(c, k) for k in range(self.rows * self.vectors)]
         bd.cbranch(first, zero, resume)
@@ -275,18 +276,21 @@ class _ChannelBody(_TileBody):
         bd.position_at_end(tap)
         t = self.phi(i64, (i64(0), zero), (i64(0), resume))
         tp = self.phi(table.type, (table, zero), (table, resume))
+        sp = self.phi(shifts.type, (shifts, zero), (shifts, resume))
         bp = self.phi(b.type, (b, zero), (b, resume))
         acc = [self.phi(self.vector, (nothing, zero), (r, resume)) for r in resumed]
+        shift = bd.add(bd.load(sp), start)
         weights = [bd.load(self.slot(bp, n), align=self.itemsize) for n in range(self.vectors)]
         new = []
         for m in range(self.rows):
-            at = bd.add(bd.load(bd.gep(tp, [i64(m)])), start)
-            row = bd.inttoptr(at, self.scalar.as_pointer())
+            row = bd.inttoptr(bd.load(bd.gep(tp, [i64(m)])), self.pointer)
+            row = bd.bitcast(bd.gep(row, [shift]), self.scalar.as_pointer())
             for n in range(self.vectors):
                 new.append(self.multiply_add(bd.load(self.slot(row, n), align=self.itemsize), weights[n], acc[m * self.vectors + n]))
         t_next = bd.add(t, i64(1))
         t.add_incoming(t_next, tap)
-        tp.add_incoming(bd.gep(tp, [i64(self.rows)]), tap)
+        tp.add_incoming(bd.gep(tp, [table_step]), tap)
+        sp.add_incoming(bd.gep(sp, [shifts_step]), tap)
         bp.add_incoming(bd.gep(bp, [b_step]), tap)
         for p, n in zip(acc, new, strict=True):
             p.add_incoming(n, tap)
