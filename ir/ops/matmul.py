@@ -30,8 +30,8 @@ def same_size(n: Lowering, a: Expr, b: Expr, what: str) -> Expr:
     Raises:
         ModelError: both are constants and differ.
     """
-    if a.is_const and b.is_const and a is not b:
-        raise n.error(f"{what} differ: {a.text} against {b.text}")
+    if a is not b:
+        n.require(ex.equal(a, b), f"{what} differ: {a.text} against {b.text}")
     return a if a.is_const else b if b.is_const else a
 
 
