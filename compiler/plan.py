@@ -40,7 +40,7 @@ class NumberTable:
         self.code: list[tuple[int, Instruction]] = []  # (level, instruction)
         self._known: dict[Expr, int] = {}
         self._constants: dict[int, int] = {}
-        self.element_source: dict[Tensor, tuple[int, int]] = {}  # tensor -> (buffer, level)
+        self.element_source: dict[str, tuple[int, int]] = {}  # name of a tensor -> (buffer, level); sizes know tensors by name
 
     def constant(self, value: int) -> int:
         if value not in self._constants:
@@ -113,9 +113,9 @@ class NumberTable:
 
     def _load(self, e: Expr, args: list[int]) -> int:
         tensor = ex.load_tensor(e)
-        if tensor not in self.element_source:
+        if tensor.name not in self.element_source:
             raise UnsupportedError(f"a size depends on elements of '{tensor.name}', which is not in memory when the size is needed")
-        buffer, level = self.element_source[tensor]
+        buffer, level = self.element_source[tensor.name]
         operator = {dt.int64: "load", dt.int32: "load_i32", dt.boolean: "load_b1", dt.float32: "load_f32"}.get(tensor.dtype)
         if operator is None:
             raise UnsupportedError(f"a size depends on elements of '{tensor.name}' of type {tensor.dtype.name}; int64, int32, bool and float can be read")
@@ -179,6 +179,7 @@ class PlanBuilder:
         self.checks: list[SizeCheck] = []
         self.demanded = [c for c in conditions if not ex.loads(c.condition)]
         self.conditions: list[Condition] = []
+        self.later_scratch: list[int] = []  # scratch sizes that depend on data
         self.sizes: list[tuple[int, int, int]] = []
         self.host_functions: list[tuple[str, object]] = []
         self.host_sizes: dict[int, list[tuple[int, int, int]]] = {}
@@ -272,12 +273,12 @@ class PlanBuilder:
                     self.add_buffer(t, same.storage, same.index)
         for k, item in enumerate(self.items):
             for t in self._written(item):
-                self.numbers.element_source[t] = (self.position[t], k)
+                self.numbers.element_source[t.name] = (self.position[t], k)
         for ref in self.inputs:
             if not on_host(ref):
-                self.numbers.element_source[ref] = (self.position[ref], -1)
+                self.numbers.element_source[ref.name] = (self.position[ref], -1)
         for t in self.constants:
-            self.numbers.element_source[t] = (self.position[t], -1)
+            self.numbers.element_source[t.name] = (self.position[t], -1)
 
     def _written(self, item: Item) -> list[Tensor]:
         if isinstance(item, KernelCall):
@@ -299,19 +300,32 @@ class PlanBuilder:
             if isinstance(item, KernelCall):
                 steps.append((k, self._kernel_step(item)))
                 need = self.numbers.number(item.scratch_bytes)
-                if self.numbers.level[need] != EAGER:
-                    raise UnsupportedError("the scratch of a kernel depends on data", ", ".join(item.origin))
-                scratch = self.numbers.emit("max", scratch, need)
+                if self.numbers.level[need] == EAGER:
+                    scratch = self.numbers.emit("max", scratch, need)
+                else:
+                    self.later_scratch.append(need)
             elif isinstance(item, HostNest):
                 steps.append((k, self._host_step(k, item)))
         self._size_buffers()
         segments, segment_at = self._place()
+        segment_scratch = self._place_scratch(scratch, segment_at)
         program, eager, size_steps = self._program()
         ordered = self._interleave(steps, size_steps, segment_at)
         plan = Plan(target="", numbers=self.numbers.initial, sizes=self.sizes, checks=self.checks, program=program, eager=eager, buffers=self.buffers,
                     inputs=[], outputs=[], steps=ordered, kernels=[s.symbol for s in self.sources], segments=segments, constants=len(self.constants),
-                    scratch=scratch, host_functions=list(self.host_functions), host_values=len(self.values), conditions=self.conditions)
+                    scratch=scratch, host_functions=list(self.host_functions), host_values=len(self.values), conditions=self.conditions,
+                    segment_scratch=segment_scratch)
         return plan, self.sources
+
+    def _place_scratch(self, scratch: int, segment_at: Mapping[int, int]) -> list[int]:
+        """The scratch of each segment's steps: what is known at the start, and from each later segment on what it adds."""
+        found = [scratch]
+        for level in sorted(segment_at):
+            for need in self.later_scratch:
+                if self.numbers.level[need] == level:
+                    scratch = self.numbers.emit("max", scratch, need)
+            found.append(scratch)
+        return found
 
     def _kernel_step(self, call: KernelCall) -> KernelStep:
         symbol = call.kernel.symbol
@@ -353,7 +367,7 @@ class PlanBuilder:
                 groups.setdefault(level, []).append(t)
         segments: list[int] = []
         segment_at: dict[int, int] = {}
-        for level in sorted({EAGER, *groups}):
+        for level in sorted({EAGER, *groups, *(self.numbers.level[n] for n in self.later_scratch)}):
             if level != EAGER:
                 segment_at[level] = len(segments)
             segments.append(self._place_segment(groups.get(level, []), len(segments)))

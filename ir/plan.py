@@ -151,6 +151,7 @@ class Plan:
             Outputs whose buffer's storage is not `output` are copied out after the last step.
         constants: number of constant arrays.
         scratch: position of the number with the largest scratch of any step.
+        segment_scratch: position of the number with the scratch of the steps from each segment on (that of the first is `scratch`).
         host_functions: (name, payload) of host callbacks, payload JSON-able.
         host_values: number of host values.
         host_constants: (host value, shape, elements) of string tensors known when compiling.
@@ -176,3 +177,4 @@ class Plan:
     host_constants: list[tuple[int, tuple[int, ...], list[str]]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
+    segment_scratch: list[int] = field(default_factory=list)

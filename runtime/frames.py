@@ -255,6 +255,12 @@ class Frame:
         for position, b in self.tables.arena:
             if b.index == segment:
                 self.pointers[position] = base + self.numbers[b.offset]
+        wanted = self.tables.plan.segment_scratch
+        if segment < len(wanted) and self.numbers[wanted[segment]] + ALIGNMENT > self.context[dv.SCRATCH_STRIDE]:
+            stride = round_up(int(self.numbers[wanted[segment]])) + ALIGNMENT
+            self.context[dv.SCRATCH] = address(arena.reserve_segment(-segment, self.tables.threads * stride))
+            self.context[dv.SCRATCH_STRIDE] = stride
+            self.place = -1  # the next run starts with the first segment's scratch again
 
     def shape(self, buffer: int) -> tuple[int, ...]:
         """Sizes of a buffer now."""

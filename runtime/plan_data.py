@@ -32,7 +32,7 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
         "inputs": [_port(p) for p in plan.inputs], "outputs": [_port(p) for p in plan.outputs], "steps": [step(s) for s in plan.steps],
         "kernels": plan.kernels, "segments": plan.segments, "constants": plan.constants, "scratch": plan.scratch,
         "host_functions": [[name, host_function(f)] for name, f in plan.host_functions], "host_values": plan.host_values, "host_constants": plan.host_constants, "metadata": plan.metadata,
-        "conditions": [[c.number, c.reason] for c in plan.conditions],
+        "segment_scratch": plan.segment_scratch, "conditions": [[c.number, c.reason] for c in plan.conditions],
     }
     data["origins"] = list(origins)
     return data
@@ -67,5 +67,5 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
         kernels=list(data["kernels"]), segments=list(data["segments"]), constants=data["constants"], scratch=data["scratch"],
         host_functions=[(n, host_function(f)) for n, f in data["host_functions"]], host_values=data["host_values"],
         host_constants=[(v, tuple(shape), items) for v, shape, items in data["host_constants"]], metadata=dict(data["metadata"]),
-        conditions=[Condition(*c) for c in data["conditions"]],
+        segment_scratch=list(data["segment_scratch"]), conditions=[Condition(*c) for c in data["conditions"]],
     )

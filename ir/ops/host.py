@@ -24,14 +24,12 @@ def host_function_to_data(function: object) -> Any:
         SardonyxError: it is not one of the forms above.
     """
     if isinstance(function, functools.partial):
-        if function.keywords:
-            raise SardonyxError(f"host callback {function}: only positional arguments can be stored")
-        return [*host_function_to_data(function.func)[:2], "partial", list(function.args)]
+        return [*host_function_to_data(function.func)[:2], "partial", list(function.args), dict(function.keywords)]
     if isinstance(function, types.FunctionType) and function.__module__.startswith(_PACKAGE + ".") and function.__qualname__ == function.__name__:
-        return [function.__module__.removeprefix(_PACKAGE + "."), function.__name__, "function", []]
+        return [function.__module__.removeprefix(_PACKAGE + "."), function.__name__, "function", [], {}]
     kind = type(function)
     if dataclasses.is_dataclass(function) and kind.__module__.startswith(_PACKAGE + ".") and callable(function):
-        return [kind.__module__.removeprefix(_PACKAGE + "."), kind.__name__, "object", [getattr(function, f.name) for f in dataclasses.fields(function)]]
+        return [kind.__module__.removeprefix(_PACKAGE + "."), kind.__name__, "object", [getattr(function, f.name) for f in dataclasses.fields(function)], {}]
     raise SardonyxError(f"host callback {function!r} is not a function of an operator module and cannot be stored")
 
 
@@ -41,7 +39,7 @@ def host_function_from_data(data: Any) -> Callable[..., Any]:
     Raises:
         SardonyxError: there is no such function.
     """
-    module, name, form, arguments = data
+    module, name, form, arguments, keywords = data
     if not all(part.isidentifier() for part in (module, name)) or form not in ("function", "partial", "object"):
         raise SardonyxError(f"host callback {module}.{name} is not a name")
     try:
@@ -49,7 +47,7 @@ def host_function_from_data(data: Any) -> Callable[..., Any]:
     except (ModuleNotFoundError, AttributeError) as e:
         raise SardonyxError(f"host callback {module}.{name} is not part of this version; compile the model again") from e
     if isinstance(found, types.FunctionType):
-        return functools.partial(found, *arguments) if form == "partial" else found
+        return functools.partial(found, *arguments, **keywords) if form == "partial" else found
     if isinstance(found, type) and dataclasses.is_dataclass(found) and form == "object":
         return found(*(tuple(a) if isinstance(a, list) else a for a in arguments))
     raise SardonyxError(f"host callback {module}.{name} cannot be called")
