@@ -444,8 +444,8 @@ def test_scans_go_both_ways():
     scaled = body.add("Add", [item, state], version=14)
     infer(scaled)
     body.outputs = [state, scaled.outputs[0]]
-    scan = graph.add("Scan", [start, xs], {"body": body, "num_scan_inputs": 1, "scan_input_axes": (1,), "scan_input_directions": (1,), "scan_output_axes": (1,)},
-                     outputs=2, version=16)
+    attributes = {"body": body, "num_scan_inputs": 1, "scan_input_axes": (1,), "scan_input_directions": (1,), "scan_output_axes": (1,)}
+    scan = graph.add("Scan", [start, xs], attributes, outputs=2, version=16)
     infer(scan)
     graph.outputs = scan.outputs
     a = np.arange(6, dtype=np.float32).reshape(2, 3)
