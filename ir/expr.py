@@ -27,7 +27,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class Expr:
     op: str
     args: tuple["Expr", ...]
     dtype: DType
-    value: object
+    value: Any
 
     def __add__(self, o: ExprLike) -> "Expr": return binary("add", self, o)
     def __radd__(self, o: ExprLike) -> "Expr": return binary("add", o, self)

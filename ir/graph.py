@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from typing import Any
+
 import numpy as np
 
 from .dtypes import DType
@@ -51,7 +53,7 @@ class MapType:
 
 
 Type = TensorType | SequenceType | OptionalType | MapType
-Attribute = object  # int, float, str, bytes, np.ndarray, Graph, TypeValue, DType or a tuple of one of these
+Attribute = Any  # int, float, str, bytes, np.ndarray, Graph, TypeValue, DType or a tuple of one of these
 
 
 class Value:

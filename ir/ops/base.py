@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -379,7 +379,7 @@ class Builder(NodeView):
         return value.type
 
     def add(self, op: str, *inputs: "Value | np.ndarray | int | float | Sequence[int] | None", outputs: int = 1, domain: str = "", version: int | None = None,
-            **attributes: Attribute) -> "Value | list[Value]":
+            **attributes: Attribute) -> Any:
         """Append an operator; arrays and lists become constants (int64 for lists). Types are inferred at once.
 
         Returns:
