@@ -16,8 +16,8 @@ from .rewrite import Declined, Edit, Match, Rule, is_output, producer, same_type
 
 # ------------------------------------------------------------------------------------------------------------- structure
 def either(node: Node) -> Iterator[tuple[Value, Value]]:
-    """The operands of a binary node in both orders."""
-    if len(node.inputs) == 2 and node.inputs[0] is not None and node.inputs[1] is not None:
+    """The operands of a binary node in both orders; none for the old form that aligns the second one by an attribute."""
+    if not node.attributes.get("broadcast", 0) and len(node.inputs) == 2 and node.inputs[0] is not None and node.inputs[1] is not None:
         yield node.inputs[0], node.inputs[1]
         yield node.inputs[1], node.inputs[0]
 
@@ -199,7 +199,7 @@ class LayerNormalizationFactored(Rule):
             variance = trailing_mean(d.mean) if d is not None else None
             square = square_of(variance[0].inputs[0]) if variance is not None else None
             centred = producer(square[1], "Sub") if square is not None else None
-            if centred is None or centred.inputs[0] is not x or centred.inputs[1] is not mean[0].outputs[0] or variance[1] != mean[1]:
+            if centred is None or {*centred.inputs} != {x, mean[0].outputs[0]} or variance[1] != mean[1]:
                 continue
             if not (_normalised_dims(x, mean[1]) and _fits(gain, x, mean[1]) and _fits(bias, x, mean[1])):
                 return Declined("scale or bias are not of the normalised dimensions")

@@ -391,9 +391,12 @@ def test_what_is_no_layer_normalization_stays():
     assert "LayerNormalization" not in ops(g)
 
 
-def test_layer_normalization_with_gathered_factors():
+@pytest.mark.parametrize("swapped", [False, True])
+def test_layer_normalization_with_gathered_factors(swapped):
     nodes = [*layer_norm(reciprocal=True)[:-1], node("Mul", ["i", "g"], ["f"]), node("Mul", ["x", "f"], ["xf"]), node("Mul", ["m", "f"], ["mf"]),
              node("Sub", ["b", "mf"], ["t"]), node("Add", ["xf", "t"], ["y"])]
+    if swapped:
+        nodes[1] = node("Sub", ["m", "x"], ["d"])
     check(nodes, {"x": X}, ["LayerNormalization"], LN, composites=True, opset=17, tolerance=1e-4)
 
 
@@ -413,3 +416,9 @@ def test_softmax():
     check(nodes, {"x": X}, ["Softmax"], c, composites=True, opset=17)
     nodes, c = spelled(1, 2)
     check(nodes, {"x": X}, ["ReduceMax", "Sub", "Exp", "ReduceSum", "Div"], c, composites=True, opset=17)
+
+
+def test_operands_aligned_by_an_attribute_are_left_alone():
+    square = f(4, 4)
+    nodes = [*layer_norm(), node("Mul", ["n", "g"], ["y"], broadcast=1, axis=0)]
+    check(nodes, {"x": square}, ["LayerNormalization", "Mul"], LN, composites=True, opset=6)
