@@ -145,7 +145,7 @@ class Executor:
         if len(inputs) != self._input_count:
             raise InputError(f"the model takes {self._input_count} inputs, {len(inputs)} were given")
         arrays = [_prepared(inputs[b.port], b.name, b.dtype) for b in self.tables.inputs]
-        frame = self._frame_for(tuple(a.shape for a in arrays))
+        frame = self._frame_for((*(a.shape for a in arrays), *(np.shape(inputs[k]) for k in self.tables.host_arrays)))
         try:
             arena = self._arenas.pop()
         except IndexError:

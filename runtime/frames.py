@@ -96,6 +96,8 @@ class Tables:
                 self.host_aliases.setdefault(b.index, []).append(k)
         self.pointers = _words([address(constants[b.index]) if b.storage == "constant" else 0 for b in plan.buffers])
         self.dynamic = any(isinstance(s, SizeStep) for s in plan.steps)
+        sized = {port for port, _, _ in plan.sizes} | {c.input for c in plan.checks}
+        self.host_arrays = [k for k, p in enumerate(plan.inputs) if p.buffer < 0 and k in sized]  # string tensors, whose sizes count like others'
         self.units = [(s.units, s.flops, s.bytes) for s in plan.steps if isinstance(s, KernelStep)]
 
     def _binding(self, port: int, name: str, storage: str, buffer: int) -> Binding:
@@ -186,7 +188,7 @@ class Frame:
         """Compute all sizes that follow from the input shapes.
 
         Args:
-            shapes: one for each tensor input.
+            shapes: one for each tensor input, then those of string tensors that sizes are read from.
             evaluate: calls the driver with a record's address.
 
         Raises:
@@ -195,7 +197,8 @@ class Frame:
         t, plan = self.tables, self.tables.plan
         self.shapes, self.place = None, -1
         by_port = {}
-        for b, shape in zip(t.inputs, shapes, strict=True):
+        by_port.update(zip(t.host_arrays, shapes[len(t.inputs):], strict=True))
+        for b, shape in zip(t.inputs, shapes, strict=False):
             if len(shape) != len(b.shape):
                 raise InputError(f"input '{b.name}' has rank {len(shape)} (shape {list(shape)}), the model takes rank {len(b.shape)}")
             by_port[b.port] = shape
