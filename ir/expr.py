@@ -555,7 +555,7 @@ def _erf(x: np.ndarray) -> np.ndarray:
     pp = p * p
     series = d * (1 + d * (-p + d * ((2 * pp - 1) / 3 + d * (p * (3 - 2 * pp) / 6 + d * ((4 * pp - 12) * pp + 3) / 30))))
     found = values[k + 768] + slopes[k + 768] * series
-    return np.where(np.isnan(x), np.nan, found).astype(x.dtype)
+    return np.where(np.isnan(x), np.nan, np.copysign(found, x)).astype(x.dtype)  # erf(-0) is -0
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
