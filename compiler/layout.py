@@ -40,6 +40,7 @@ def assign(program: NestProgram, required: Layouts) -> Layouts:
         if profit.is_convolution(n):
             assert isinstance(n, ContractionNest)
             _channels_last_input(program, n, fixed, layouts)
+    _reach_back(program, fixed, layouts)
     for n in program.nests:
         for store in n.stores if isinstance(n, (MapNest, ContractionNest)) else ():
             if store.tensor in fixed or store.tensor in layouts:
@@ -49,6 +50,26 @@ def assign(program: NestProgram, required: Layouts) -> Layouts:
                 layouts[store.tensor] = order
     toposort(program)
     return {t: o for t, o in layouts.items() if o != tuple(range(t.rank))}
+
+
+def _reach_back(program: NestProgram, fixed: set[Tensor], layouts: Layouts) -> None:
+    """A tensor that only maps with one wanted order of outputs read takes that order, so that its own producer makes the change (or needs none)."""
+    users = program.consumers()
+    for n in reversed(program.nests):
+        if not isinstance(n, MapNest):
+            continue
+        for store in n.stores:
+            order = layouts.get(store.tensor)
+            if order is None:
+                continue
+            for e in ex.loads([store.value]):
+                source = ex.load_tensor(e)
+                if source in fixed or source in layouts or source.rank != store.tensor.rank or len(users.get(source, ())) != 1:
+                    continue
+                axes = [_leading_axis(i) for i in e.args]
+                wanted = [axes.index(store.index[d]) if store.index[d] in axes else -1 for d in order]
+                if sorted(wanted) == list(range(source.rank)):
+                    layouts[source] = tuple(wanted)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
