@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir import dtypes as dt
-from ..ir.errors import ModelError, UnsupportedError
+from ..ir.errors import ModelError
 from ..ir.expr import const
 from ..ir.graph import Attribute, Graph, SequenceType, TensorType, Type, TypeValue, Value
 from ..ir.infer import infer

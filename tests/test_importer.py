@@ -1,6 +1,7 @@
 """The importer: everything that a model may say, and everything that may be wrong with it."""
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -182,7 +183,8 @@ def test_typed_data_of_the_wrong_length():
 
 def test_sparse_initialisers():
     values = numpy_helper.from_array(np.array([5, 7], np.float32), "w")
-    for indices, good in (([1, 5], True), ([[0, 1], [1, 2]], True), ([1, 6], False), ([1, 2, 3], False), ([-1, 2], False), ([[0, 1], [2, 0]], False), ([0, 1], True)):
+    sound, unsound = [[1, 5], [[0, 1], [1, 2]]], [[1, 6], [1, 2, 3], [-1, 2], [[0, 1], [2, 0]]]
+    for indices, good in [(i, True) for i in sound] + [(i, False) for i in unsound] + [([0, 1], True)]:
         sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.array(indices, np.int64), "i"), [2, 3])
         m = model([helper.make_node("Add", ["x", "w"], ["y"])], [info("x", (2, 3))], [info("y", (2, 3))])
         m.graph.sparse_initializer.append(sparse)
@@ -368,10 +370,8 @@ def test_random_damage_gives_model_errors():
         for _ in range(rng.randint(1, 6)):
             at = rng.randrange(head) if rng.random() < 0.5 else rng.randrange(len(data))
             data[at] ^= 1 << rng.randrange(8)
-        try:
+        with contextlib.suppress(ModelError):
             import_model(bytes(data))
-        except ModelError:
-            pass
 
 
 def test_split_leaves_weights_where_they_are():
@@ -396,7 +396,7 @@ def test_overridable_initialisers():
     assert [v.name for v in g.inputs] == ["x"] and list(g.overridable) == ["w"] and g.overridable["w"].is_constant
     fed = import_model(m, as_inputs=["w"])
     assert [v.name for v in fed.inputs] == ["x", "w"] and not fed.nodes[0].inputs[1].is_constant
-    with pytest.raises(ModelError, match="'?v'?"):
+    with pytest.raises(ModelError, match="initialiser v"):
         import_model(m, as_inputs=["v"])
     m.ir_version = 3
     assert not import_model(m).overridable
