@@ -121,6 +121,7 @@ def flatten(nest: MapNest, layouts: Layouts) -> FlatNest:
     flat = drop_unit_axes(flat)
     flat = split_divided_axes(flat)
     flat = replace(flat, axes=memory_order(flat.axes, [s.offset for s in sorted(flat.stores, key=lambda s: -len(s.offset.axes))]))
+    flat = replace(flat, axes=rows_last(flat))
     flat = merge_parallel_axes(flat)
     return canonical_reductions(flat)
 
@@ -253,6 +254,25 @@ def memory_order(axes: Sequence[Expr], offsets: Sequence[Expr]) -> tuple[Expr, .
         steps.sort(key=lambda s: s[0], reverse=True)
         placed.update(dict.fromkeys(a for _, a in steps))
     return tuple(a for a in axes if a not in placed) + tuple(placed)
+
+
+def rows_last(nest: FlatNest) -> tuple[Expr, ...]:
+    """The axes, with the one that rows are read along innermost   if every reduction is over such rows and the stores go across them."""
+    if len(nest.axes) < 2:
+        return nest.axes
+    inner = nest.axes[-1]
+    reductions = [e for e in ex.walk(nest.roots()) if e.op == "reduce"]
+    if not any(inner in e.axes for e in reductions):
+        return nest.axes
+    offsets = [e.args[0] for e in ex.loads([s.value for s in nest.stores])]
+
+    def units(axis: Expr) -> int:
+        steps = [integer.coefficient(o, axis) for o in offsets]
+        return sum(1 for s in steps if s is not None and integer.as_int(s[0]) == 1)
+    rows = [a for a in nest.axes[:-1] if units(a) > units(inner) and not any(a in e.axes for e in reductions)]
+    if len(rows) != 1:
+        return nest.axes
+    return tuple(a for a in nest.axes if a is not rows[0]) + (rows[0],)
 
 
 # --------------------------------------------------------------------------------------------------------------- merging

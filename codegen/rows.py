@@ -45,13 +45,15 @@ class RowEmitter(Emitter):
         """Whether a reduction reads memory in order along the innermost parallel axis rather than along what it reduces."""
         if self.inner is None or self.inner not in r.axes or ex.reduce_kind(r).startswith("arg"):
             return False
+        if not set(self.nest.axes[:-1]) <= r.axes:
+            return True  # else the axes in between would do it again
         along = [self.step(e, self.inner) for e in below(r.args[0], None)]
         across = [self.step(e, ex.reduce_axes(r)[-1]) for e in below(r.args[0], None)]
         return along.count(1) > across.count(1) or along.count(1) == across.count(1) and is_window(r)
 
     def step(self, e: Expr, axis: Expr) -> int | None:
         """How far a load moves along `axis`: 0, 1, or None for anything else (or no load)."""
-        if e.op != "load":
+        if e.op != "load" or not e.args:
             return None
         found = integer.coefficient(e.args[0], axis)
         return integer.as_int(found[0]) if found is not None and integer.as_int(found[0]) in (0, 1) else None

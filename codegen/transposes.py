@@ -55,7 +55,7 @@ def unroll_small_axes(nest: FlatNest) -> tuple[FlatNest, int]:
 
 
 def _loads(nest: FlatNest) -> list[Expr]:
-    return ex.loads([s.value for s in nest.stores])
+    return [e for e in ex.loads([s.value for s in nest.stores]) if e.args]  # scalars that sizes come from stay as they are
 
 
 def crossing(nest: FlatNest) -> tuple[Expr, list[Expr]] | None:

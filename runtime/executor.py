@@ -62,6 +62,7 @@ class Executor:
         self._tensor_inputs = len(self.tables.inputs)
         # Every input and output is an array that the driver enters itself: nothing is left to Python but to allocate.
         self._direct = self._tensor_inputs == len(plan.inputs) and len(self.tables.outputs) == len(plan.outputs)
+        self._host_constants = [(v, _strings(shape, items)) for v, shape, items in plan.host_constants]
         self._idle: list[Frame] = []  # most recently used last
         self._arenas: list[Arena] = []
         self._lock = threading.Lock()
@@ -160,6 +161,8 @@ class Executor:
             for k, a in enumerate([*arrays, *results]):
                 frame.objects[k] = id(a)
             values: list[object] = [None] * self.plan.host_values
+            for position, strings in self._host_constants:
+                values[position] = strings
             for port, value in zip(self.plan.inputs, inputs, strict=True):
                 if port.buffer < 0:
                     values[port.value] = value
@@ -279,6 +282,13 @@ class Executor:
         if frame.shapes is not None:
             self._idle.append(frame)
         self._arenas.append(arena)
+
+
+def _strings(shape: Sequence[int], items: Sequence[str]) -> np.ndarray:
+    """A string tensor known when compiling."""
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array.reshape(tuple(shape))
 
 
 def _prepared(value: object, name: str, dtype: np.dtype) -> np.ndarray:

@@ -356,3 +356,12 @@ def test_pads_of_unknown_order() -> None:
     nest = identity_map(c, lambda i, j: ex.load(a, (i, j - 2), 0.0) + ex.load(b, (i, j - 5), 1.0))
     for sizes in ({"N": 7, "M": 20, "K": 30}, {"N": 20, "M": 3, "K": 9}, {"N": 1, "M": 1, "K": 40}):
         check(nest, sizes=sizes)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 0, 1, 2), (1, 2, 3, 0)])
+def test_rows_stored_across(order: tuple[int, ...]) -> None:
+    a, c, s, t = tensor("a", (2, 5, 7, 33)), tensor("c", (2, 5, 7, 33)), tensor("s", (33,)), tensor("t", (33,))
+    call = check(identity_map(c, layer_norm(lambda *i: a[i], 33, ex.const(33.0, dt.float32), s, t)), {c: order}, tolerance=1e-5)
+    assert call.flops is not None
+    check(identity_map(c, layer_norm(lambda *i: a[i], 33, ex.const(33.0, dt.float32), s, t)), {a: order}, tolerance=1e-5)
+    check(identity_map(c, softmax(lambda *i: a[i], 33)), {a: order, c: order})

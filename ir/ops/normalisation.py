@@ -209,7 +209,7 @@ class LayerNormalization(Op):
     Source: ONNX LayerNormalization-17.
     """
 
-    name, versions = "LayerNormalization", (17,)
+    name, versions = "LayerNormalization", (1, 17)  # exporters wrote it into ai.onnx before it was standard
     attributes = {"axis": -1, "epsilon": 1e-5, "stash_type": 1}
 
     def lower(self, n: Lowering) -> list[Ref | None]:
