@@ -20,7 +20,8 @@ _HOME.update(dict.fromkeys(("OrtValue", "OrtDevice", "SparseTensor", "IOBinding"
 _HOME.update(dict.fromkeys(("get_all_providers", "get_available_providers", "get_device"), "runtime.providers"))
 _HOME.update(dict.fromkeys((
     "GraphOptimizationLevel", "ExecutionMode", "ExecutionOrder", "OrtAllocatorType", "OrtMemType", "OrtDeviceMemoryType", "OrtMemoryInfoDeviceType",
-    "OrtHardwareDeviceType", "OrtSparseFormat", "OrtCompileApiFlags", "OrtExecutionProviderDevicePolicy", "OrtDeviceVendorId", "AdapterFormat", "ModelPackageWriteMode"), "runtime.enums"))
+    "OrtHardwareDeviceType", "OrtSparseFormat", "OrtCompileApiFlags", "OrtExecutionProviderDevicePolicy", "OrtDeviceVendorId",
+    "AdapterFormat", "ModelPackageWriteMode"), "runtime.enums"))
 _HOME.update(dict.fromkeys((
     "Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError", "RuntimeException", "InvalidProtobuf", "ModelLoaded", "NotImplemented", "InvalidGraph",
     "EPFail", "ModelLoadCanceled", "ModelRequiresCompilation", "NotFound", "DeviceReset"), "runtime.exceptions"))
@@ -35,7 +36,7 @@ _HOME.update(dict.fromkeys((
     "set_global_thread_pool_sizes", "set_seed", "unregister_execution_provider_library", "version"), "runtime.compat"))
 _MODULES = {"capi": "runtime.capi", "contextlib": "contextlib"}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names, from a table)
 
 if TYPE_CHECKING:
     from .runtime.session import InferenceSession as InferenceSession

@@ -13,12 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import onnxruntime as ort
 from contraction_oracle import Scheduled, size
 from onnx import TensorProto, helper, numpy_helper
-from test_contraction import CHANNELS_LAST, convolution
-
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir.expr import Tensor
 from sardonyx.ir.loops import ContractionNest, Store
+from test_contraction import CHANNELS_LAST, convolution
 
 PEAK_FLOPS = 117e9  # of one core of the machine that the project is measured on
 RNG = np.random.default_rng(0)
@@ -80,7 +79,7 @@ def product(m: int, n: int, k: int) -> None:
 
 def batched(equation: str, batch: int, m: int, n: int, k: int) -> None:
     axes = {s: ex.axis(d, s) for s, d in zip("bmnk", (batch, m, n, k))}
-    (left, right), out = equation.split("->")[0].split(","), equation.split("->")[1]
+    (left, right), out = equation.split("->", maxsplit=1)[0].split(","), equation.split("->")[1]
     a, b, c = (Tensor(t, dt.float32, tuple(axes[s].extent for s in labels)) for t, labels in (("a", left), ("b", right), ("c", out)))
     nest = ContractionNest((axes["b"],), (axes["m"],), (axes["n"],), (axes["k"],), a[tuple(axes[s] for s in left)], b[tuple(axes[s] for s in right)], dt.float32,
                            (Store(c, tuple(axes[s] for s in out), ex.acc(dt.float32)),))

@@ -26,7 +26,7 @@ def with_facts(e: Expr, facts: Facts) -> Expr:
         if n in known:
             return known[n]
         if n not in done:
-            if n.op == "reduce" or not n.args and n.op != "poly":
+            if n.op == "reduce" or (not n.args and n.op != "poly"):
                 done[n] = n
             elif n.op == "poly":
                 done[n] = integer.evaluate(n, {a: visit(a) for a in ex.children(n)})

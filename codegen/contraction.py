@@ -249,9 +249,9 @@ def decline_in_place(nest: ContractionNest, layouts: Layouts) -> str | None:
     if tensor.dtype is not nest.dtype or nest.dtype not in ACCUMULATORS:
         return f"elements of {tensor.dtype} are converted to {nest.dtype} first"
     axes = all_axes(nest)
-    for i, n in zip(a.args, tensor.shape):
+    for i, _n in zip(a.args, tensor.shape):
         form = integer.affine(i, axes)
-        if form is None or ex.loads([i]) and form[1].axes:
+        if form is None or (ex.loads([i]) and form[1].axes):
             return f"index {i.text} is not affine"
     if integer.affine(flat_offset(a, layouts), axes) is None:
         return "its elements do not lie at regular steps"

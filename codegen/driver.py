@@ -7,10 +7,51 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..ir import dtypes as dt
-from ..ir.driver_abi import (  # noqa: F401  (the text of the functions below refers to them)
-    ARGUMENT_STRIDE, ARGUMENTS, ARRAY_DIMS, ARRAY_DTYPE, ARRAY_FLAGS, ARRAY_RANK, BARRIER, BINDING_COUNT, BINDING_WORDS, BINDINGS, CLOCK, DATA_OFFSET, DIMS, DRIVER,
-    EAGER, FLAGS_NEEDED, KERNELS, MODE_EVALUATE, MODE_TEAM, NUMBERS, OBJECTS, OPERANDS, PARALLEL, POINTERS, PROGRAM, SCRATCH, SCRATCH_STRIDE, SLOTS, SMALL_BYTES,
-    SMALL_FLOPS, START, STATE, STEP_COUNT, STEP_KERNEL, STEP_SIZE, STEP_WORDS, STEPS, STOPPED, TEAM, THREAD_NUMBER, THREADS, TIME_NANOSECONDS, TIME_SECONDS, TIMES,
+from ..ir.driver_abi import (
+    ARGUMENT_STRIDE,
+    ARGUMENTS,
+    ARRAY_DIMS,
+    ARRAY_DTYPE,
+    ARRAY_FLAGS,
+    ARRAY_RANK,
+    BARRIER,
+    BINDING_COUNT,
+    BINDING_WORDS,
+    BINDINGS,
+    CLOCK,
+    DATA_OFFSET,
+    DIMS,
+    DRIVER,
+    EAGER,
+    FLAGS_NEEDED,
+    KERNELS,
+    MODE_EVALUATE,
+    MODE_TEAM,
+    NUMBERS,
+    OBJECTS,
+    OPERANDS,
+    PARALLEL,
+    POINTERS,
+    PROGRAM,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    SLOTS,
+    SMALL_BYTES,
+    SMALL_FLOPS,
+    START,
+    STATE,
+    STEP_COUNT,
+    STEP_KERNEL,
+    STEP_SIZE,
+    STEP_WORDS,
+    STEPS,
+    STOPPED,
+    TEAM,
+    THREAD_NUMBER,
+    THREADS,
+    TIME_NANOSECONDS,
+    TIME_SECONDS,
+    TIMES,
 )
 from ..ir.kernel import KernelSource
 from .routines import routine_text
@@ -93,7 +134,7 @@ def walk(context, thread):
             units = numbers[steps[row + 5]]
             small = steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES
             alone = threads == 1 or units <= 1 or small
-            if shared or single and not alone:
+            if shared or (single and not alone):
                 call_barrier(context[BARRIER])
                 shared = False
                 single = False

@@ -15,8 +15,8 @@ from ..ir.expr import Expr, Tensor
 from ..ir.loops import MapNest
 
 Layouts = Mapping[Tensor, tuple[int, ...]]
-_INTEGER_OPS = frozenset("poly axis const sym add sub mul div rem floordiv mod min max abs sign".split())
-_SIZE_OPS = _INTEGER_OPS | frozenset("lt le eq ne and or not where".split())
+_INTEGER_OPS = frozenset(["poly", "axis", "const", "sym", "add", "sub", "mul", "div", "rem", "floordiv", "mod", "min", "max", "abs", "sign"])
+_SIZE_OPS = _INTEGER_OPS | frozenset(["lt", "le", "eq", "ne", "and", "or", "not", "where"])
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def is_size(e: Expr, size_loads: frozenset[Expr]) -> bool:
 
 def _select_size(e: Expr, size_loads: frozenset[Expr]) -> Expr | None:
     """where(c, a, b) -> b + [c] * (a - b)   if c is a size and a, b are indices: then offsets stay affine"""
-    if e.op != "where" or e.dtype is not dt.int64 or not e.args[1].op in _INTEGER_OPS or not e.args[2].op in _INTEGER_OPS:
+    if e.op != "where" or e.dtype is not dt.int64 or e.args[1].op not in _INTEGER_OPS or e.args[2].op not in _INTEGER_OPS:
         return None
     c, a, b = e.args
     if not is_size(c, size_loads) or is_size(e, size_loads):

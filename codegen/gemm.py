@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
@@ -73,7 +72,7 @@ def reads_b_in_place(p: Product, target: Target) -> bool:
     if columns is None or columns < target.lanes(p.dtype.itemsize_bytes):
         return False
     step = ZERO if p.inner is None else integer.coefficient(p.b_offset, p.inner)[0]
-    return rows is not None and rows <= SMALL or step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0
+    return (rows is not None and rows <= SMALL) or (step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0)
 
 
 def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
@@ -100,7 +99,7 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
     if panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
         most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
         chunk = most if not p.taps else max(1, most // (steps or 1024))
-    shifted = direct or p.channelwise or columns is not None and columns >= tile.columns
+    shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
     return Blocking(tile, shifted, height, strip, chunk)
 
 
@@ -118,7 +117,7 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
             step *= 1.3
         count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
         return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
-    fitting = [s for s in tile_shapes(target, p.dtype) if s.rows > FEW or rows is not None and rows <= FEW]
+    fitting = [s for s in tile_shapes(target, p.dtype) if s.rows > FEW or (rows is not None and rows <= FEW)]
     shapes = [s for s in fitting if not direct or columns is None or s.columns <= columns]
     if direct and not shapes:
         shapes = [TileShape(s.rows, 1, s.lanes) for s in fitting]
@@ -197,7 +196,9 @@ class ProductText:
         self.writer = Writer()
         self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(self.packed)
         flat = Flattener(layouts)
-        visit = (lambda e: flat.load(e) if e.op == "load" else None)
+
+        def visit(e: Expr) -> Expr | None:
+            return flat.load(e) if e.op == "load" else None
         self.values = ex.transform([s.value for s in p.stores], visit)
         self.offsets = ex.transform([element_offset(s.tensor, s.index, layouts) for s in p.stores], visit)
         self.row = self.join_rows()
@@ -271,7 +272,7 @@ class ProductText:
         unit = Scope(self.root)
         self.decode_unit(unit, groups, strips)
         self.row_addresses(unit)
-        if p.guards or p.taps and not p.channelwise:
+        if p.guards or (p.taps and not p.channelwise):
             self.tap_addresses(unit)
         panel = Scope(unit)
         self.panel(panel)
@@ -307,7 +308,7 @@ class ProductText:
             self.view(f"guard{k}", height, "int64")
         if p.channelwise:
             self.tap_shifts()
-        if p.guards or p.taps and not p.channelwise:
+        if p.guards or (p.taps and not p.channelwise):
             self.view("table", self.taps * height, "int64")
         if p.guards and p.channelwise:
             self.view("whole", height // tile.rows, "int64")
@@ -348,7 +349,9 @@ class ProductText:
         unravel(self.writer, coordinates, f"min(first_row + done, {n_rows} - 1)", p.rows, "r")
         run.lines += coordinates.lines
         run.axes.update({x: n for x, n in coordinates.axes.items() if x is not p.rows[-1]})
-        run.lines += [f"start = r{last} - done", f"stop = done + 1 if first_row + done >= {n_rows} else min(blocks * {tile.rows}, {self.parameter(p.rows[-1].extent, f'extent r{last}')} - start)"]
+        extent = self.parameter(p.rows[-1].extent, f"extent r{last}")
+        stop = f"done + 1 if first_row + done >= {n_rows} else min(blocks * {tile.rows}, {extent} - start)"
+        run.lines += [f"start = r{last} - done", f"stop = {stop}"]
         row = Scope(run, {p.rows[-1]: "r"})
         row.lines.append("r = start + i")
         if self.row is None:
@@ -374,7 +377,6 @@ class ProductText:
 
     def tap_shifts(self) -> None:
         """Bytes from a row to its element of each tap, then a zero."""
-        p = self.p
         self.view("shifts", self.taps + 1, "int64")
         self.root.lines.append("at = 0")
         scopes = self.tap_loops(self.root)

@@ -199,7 +199,7 @@ def kernel_name(nest: FlatNest) -> str:
     roots = [s.value for s in nest.stores]
     reductions = [ex.reduce_kind(e) for e in ex.walk(roots) if e.op == "reduce"]
     words = [ex.reduce_kind(e) if e.op == "reduce" else e.op for e in ex.walk(roots)
-             if e.op == "reduce" or e.op in ex.UNARY or e.op in ex.BINARY and e.args[0].dtype is not dt.int64]
+             if e.op == "reduce" or e.op in ex.UNARY or (e.op in ex.BINARY and e.args[0].dtype is not dt.int64)]
     words = list(dict.fromkeys(w for w in words if w not in ("and", "or", "lt", "le")))[:5] or ["copy"]
     return "_".join(["reduce" if reductions else "map", *words, nest.stores[0].tensor.dtype.short])
 

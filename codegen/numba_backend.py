@@ -22,7 +22,6 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from ..ir import dtypes as dt
 from ..ir.dtypes import DType
 from ..ir.errors import CompileError
 from ..ir.kernel import KernelSource
@@ -223,7 +222,7 @@ def _wrapper(kernel: KernelSource, body: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------------- objects
 def _is_library_symbol(name: str) -> bool:
-    return name in LIBRARY_SYMBOLS or name[-1] in "fl" and name[:-1] in LIBRARY_SYMBOLS or name == "_GLOBAL_OFFSET_TABLE_"
+    return name in LIBRARY_SYMBOLS or (name[-1] in "fl" and name[:-1] in LIBRARY_SYMBOLS) or name == "_GLOBAL_OFFSET_TABLE_"
 
 
 def undefined_symbols(image: bytes) -> list[str]:

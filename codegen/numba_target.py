@@ -13,8 +13,8 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba.core import compiler, cpu, fastmathpass, typed_passes, types, typing, untyped_passes
 from numba.core.codegen import CPUCodegen, CPUCodeLibrary
-from numba.core.compiler_machinery import PassManager
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import PassManager
 from numba.core.datamodel.models import PointerModel
 from numba.core.datamodel.registry import register_default
 from numba.core.descriptors import TargetDescriptor

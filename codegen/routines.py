@@ -15,7 +15,7 @@ from ..ir.target import Target
 from . import mathlib
 
 NAMESPACE = frozenset(
-    "math np device load store float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 complex64 complex128".split()
+    ["math", "np", "device", "load", "store", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "complex64", "complex128"]
 )
 ACCESSORS = (("load", "load", ()), ("store", "store", ()))
 Number = int | float | bool

@@ -49,7 +49,7 @@ class RowEmitter(Emitter):
             return True  # else the axes in between would do it again
         along = [self.step(e, self.inner) for e in below(r.args[0], None)]
         across = [self.step(e, ex.reduce_axes(r)[-1]) for e in below(r.args[0], None)]
-        return along.count(1) > across.count(1) or along.count(1) == across.count(1) and is_window(r)
+        return along.count(1) > across.count(1) or (along.count(1) == across.count(1) and is_window(r))
 
     def step(self, e: Expr, axis: Expr) -> int | None:
         """How far a load moves along `axis`: 0, 1, or None for anything else (or no load)."""
@@ -199,7 +199,7 @@ class RowEmitter(Emitter):
         missing = set(e.axes) - {self.inner}
         depth = 0
         for k, s in enumerate(chain):
-            if missing & s.axes.keys() or s.conditional and (is_window(e) or self.is_guarded(e)):
+            if missing & s.axes.keys() or (s.conditional and (is_window(e) or self.is_guarded(e))):
                 depth = k
         return chain[max(depth, min(len(chain) - 1, UNIT_LEVEL))]
 
@@ -261,7 +261,7 @@ def below(e: Expr, axis: Expr | None) -> Iterator[Expr]:
     pending, seen = [e], set()
     while pending:
         n = pending.pop()
-        if n in seen or axis is not None and axis not in n.axes:
+        if n in seen or (axis is not None and axis not in n.axes):
             continue
         seen.add(n)
         if n.op == "reduce" and n is not e:

@@ -320,8 +320,8 @@ class Emitter:
             return f"({a} != {literal(0, source)})" if a.isidentifier() else f"(({a}) != {literal(0, source)})"
         if source.is_float and target is dt.compute_type(source):
             return f"({a})"
-        if source.is_integer and target.is_integer and target.bits >= 8 or source.kind == "bool" and target.bits >= 32 or \
-                source.kind == "bool" and target.is_integer or source is dt.float32 and target is dt.float64:
+        if (source.is_integer and target.is_integer and target.bits >= 8) or (source.kind == "bool" and target.bits >= 32) or \
+                (source.kind == "bool" and target.is_integer) or (source is dt.float32 and target is dt.float64):
             return f"{number_type(target)}({a})"
         saturated = "_sat" if e.value and target.is_float and target.bits <= 8 else ""
         return f"{self.writer.math(f'{source.short}_to_{target.short}{saturated}')}({a})"

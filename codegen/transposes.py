@@ -91,7 +91,7 @@ class TransposeSchedule(MapSchedule):
         self.row, self.column, self.across = axis, nest.axes[-1], list(loads)
 
     def body(self, root: Scope) -> Expr:
-        w, e = self.writer, self.emitter
+        w, _e = self.writer, self.emitter
         outer = self.nest.axes[:-2]
         blocks = ex.ceildiv(self.row.extent, TILE)
         digits = [(a.extent, w.name("i")) for a in outer] + [(blocks, w.name("k"))]

@@ -123,7 +123,7 @@ class NumberTable:
         for index, size in zip(args, tensor.shape, strict=True):
             flat = self.emit("add", self.emit("mul", flat, self.number(size)), index)
         target = self.emit(operator, 0, flat, level=level)
-        where, instruction = self.code[-1]
+        where, _instruction = self.code[-1]
         self.code[-1] = (where, Instruction(operator, target, buffer, flat))
         return target
 
@@ -371,7 +371,7 @@ class PlanBuilder:
             if level != EAGER:
                 segment_at[level] = len(segments)
             segments.append(self._place_segment(groups.get(level, []), len(segments)))
-        for t, p in self.position.items():
+        for t in self.position:
             r = self.resolve(t)
             if r is not t:
                 root = self.buffers[self.position[r]]

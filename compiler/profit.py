@@ -67,7 +67,7 @@ def may_duplicate(value: Expr) -> bool:
 def decline_inline(consumer: MapNest, ref: Tensor, axes: tuple[Expr, ...], value: Expr) -> str | None:
     """Why a producer should stay in memory rather than be computed inside the map `consumer`, or None."""
     reduces = any(n.op == "reduce" for n in ex.walk(value))
-    cheap, expensive = scalar_operations(value)
+    _cheap, expensive = scalar_operations(value)
     heavy = reduces or expensive > 0
     for load, bound in _loads_with_bound(consumer, ref):
         repeated = [a for a in bound if a not in load.axes and integer.as_int(a.extent) != 1]

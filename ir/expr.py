@@ -84,7 +84,7 @@ class Extent:
 class Expr:
     """An interned expression node; build through the functions of this module, never directly."""
 
-    __slots__ = ("op", "args", "dtype", "value", "_axes", "_order", "_text", "__weakref__")
+    __slots__ = ("__weakref__", "_axes", "_order", "_text", "args", "dtype", "op", "value")
     op: str
     args: tuple["Expr", ...]
     dtype: DType
@@ -311,7 +311,7 @@ def binary(op: str, a: ExprLike, b: ExprLike) -> Expr:
             return a
     elif a.dtype.is_float or a.dtype.is_integer:
         # x * 1, x / 1, x + 0 -> x   for floats x + 0 only where the constant is -0.0, which keeps the sign of x
-        if b.is_const and (b.value == 1 and op in ("mul", "div") or op == "sub" and _is_positive_zero(b.value)):
+        if b.is_const and ((b.value == 1 and op in ("mul", "div")) or (op == "sub" and _is_positive_zero(b.value))):
             return a
         if a.is_const and a.value == 1 and op == "mul":
             return b

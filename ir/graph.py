@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
 from typing import Any
 
 import numpy as np
@@ -59,7 +57,7 @@ Attribute = Any  # int, float, str, bytes, np.ndarray, Graph, TypeValue, DType o
 class Value:
     """An edge: produced once, used anywhere later. Made by `Graph`, compared by identity."""
 
-    __slots__ = ("name", "type", "producer", "uses", "constant", "content", "graph", "tensor")
+    __slots__ = ("constant", "content", "graph", "name", "producer", "tensor", "type", "uses")
 
     def __init__(self, name: str, type: Type | None, graph: "Graph") -> None:
         self.name = name
@@ -228,7 +226,7 @@ class Graph:
     def remove(self, node: Node) -> None:
         """Delete a node whose outputs nobody uses."""
         for o in node.outputs:
-            assert o is None or not o.uses and o not in self.outputs, f"{node.name} is still used"
+            assert o is None or (not o.uses and o not in self.outputs), f"{node.name} is still used"
         for k, v in enumerate(node.inputs):
             if v is not None:
                 v.uses.remove((node, k))

@@ -197,7 +197,7 @@ def _floordiv(a: Expr, b: Expr) -> Expr | None:
     if quotient and prove_positive(b):
         r = from_terms(rest)
         q = from_terms(quotient)
-        if r.is_const and r.value == 0 or prove_nonnegative(r) and prove_lt(r, b):
+        if (r.is_const and r.value == 0) or (prove_nonnegative(r) and prove_lt(r, b)):
             return q
         return from_terms(add_terms(quotient, terms(ex.binary("floordiv", r, b))))
     if prove_nonnegative(a) and prove_lt(a, b):
@@ -216,7 +216,7 @@ def _floordiv(a: Expr, b: Expr) -> Expr | None:
 
 @lru_cache(maxsize=65536)
 def _mod(a: Expr, b: Expr) -> Expr | None:
-    if b.is_const and b.value == 1 or a is b:
+    if (b.is_const and b.value == 1) or a is b:
         return const(0)
     if b.is_const and b.value <= 0:
         return None

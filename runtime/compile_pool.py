@@ -31,7 +31,7 @@ class _Worker:
     """One compiling process."""
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
         self._start()
 
     def _start(self) -> None:

@@ -57,7 +57,7 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
     Raises:
         OSError: no space or no permission; nothing is left behind.
     """
-    views = {name: memoryview(data).cast("B") if len(memoryview(data)) else memoryview(b"") for name, data in sections.items()}
+    views = {name: memoryview(data).cast("B") if memoryview(data) else memoryview(b"") for name, data in sections.items()}
     table = [[name, 0, v.nbytes, chunk_digest([v])] for name, v in views.items()]
     manifest = b""
     for _ in range(8):  # offsets depend on the manifest's length, which depends on the offsets' digits

@@ -74,7 +74,7 @@ class InputChecker:
         raise InvalidArgument(f"input {port.name}: the model takes {describe(port)}, a {type(value).__name__} came; give a NumPy array")
 
     def _convert(self, port: Port, value: np.ndarray, wanted: np.dtype) -> np.ndarray:
-        if wanted == object and value.dtype.kind in "USO":
+        if wanted.kind == "O" and value.dtype.kind in "USO":
             return value.astype(object)
         try:
             came = dt.of_numpy(value.dtype).name

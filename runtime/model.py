@@ -49,7 +49,8 @@ class CompileOptions:
     def key(self) -> str:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
-        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled), sorted(self.as_inputs), self.input_shapes], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled),
+                                          sorted(self.as_inputs), self.input_shapes], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass

@@ -31,7 +31,8 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
         "buffers": [[b.name, b.dtype, b.shape, b.order, b.storage, b.index, b.offset, b.bytes] for b in plan.buffers],
         "inputs": [_port(p) for p in plan.inputs], "outputs": [_port(p) for p in plan.outputs], "steps": [step(s) for s in plan.steps],
         "kernels": plan.kernels, "segments": plan.segments, "constants": plan.constants, "scratch": plan.scratch,
-        "host_functions": [[name, host_function(f)] for name, f in plan.host_functions], "host_values": plan.host_values, "host_constants": plan.host_constants, "metadata": plan.metadata,
+        "host_functions": [[name, host_function(f)] for name, f in plan.host_functions], "host_values": plan.host_values,
+        "host_constants": plan.host_constants, "metadata": plan.metadata,
         "segment_scratch": plan.segment_scratch, "conditions": [[c.number, c.reason] for c in plan.conditions],
     }
     data["origins"] = list(origins)

@@ -5,7 +5,6 @@ import ctypes
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
-
 from sardonyx.codegen.contraction import schedule_contraction
 from sardonyx.codegen.map_schedule import schedule_map
 from sardonyx.ir import expr as ex

@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir.expr import Expr, Tensor
@@ -82,7 +81,7 @@ class Oracle:
         index = np.broadcast_arrays(*map(self.value, e.args)) if e.args else []
         inside = np.ones(index[0].shape if e.args else (1,) * max(1, len(self.dims)), bool)
         for i, n in zip(index, array.shape):
-            inside &= (0 <= i) & (i < n)
+            inside &= (i >= 0) & (i < n)
         if array.size == 0 or not e.args:
             return np.where(inside, array.reshape(-1)[:1] if array.size else np.zeros(1, array.dtype), np.asarray(fill or 0, array.dtype))
         found = array[tuple(np.clip(i, 0, n - 1) for i, n in zip(index, array.shape))]

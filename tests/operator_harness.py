@@ -34,7 +34,7 @@ def equal(got: object, want: object, rtol: float, atol: float) -> None:
     assert got.dtype == want.dtype, f"type {got.dtype}, expected {want.dtype}"
     if want.dtype.name == "bfloat16":
         rtol = max(rtol, 2.0**-6)
-    if want.dtype.kind not in "iub" and want.dtype.itemsize < 4 or want.dtype.kind == "V":
+    if (want.dtype.kind not in "iub" and want.dtype.itemsize < 4) or want.dtype.kind == "V":
         got, want = got.astype(np.float32), want.astype(np.float32)
     np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
 

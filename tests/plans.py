@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-
 from sardonyx.codegen.driver import driver_kernel
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.ir import dtypes as dt

@@ -5,7 +5,6 @@ import itertools
 
 import numpy as np
 import pytest
-
 from contraction_oracle import Scheduled, run
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.codegen.tiles import tile_shapes
@@ -118,7 +117,7 @@ EQUATIONS = ["bij,bjk->bik", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "ij,bjk->bik"
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_einstein_sums(equation: str) -> None:
     sizes = {"b": 3, "i": 17, "j": 9, "k": 21, "h": 4, "q": 13, "d": 8, "a": 5, "c": 11, "e": 2, "w": 6}
-    (left, right), out = equation.split("->")[0].split(","), equation.split("->")[1]
+    (left, right), out = equation.split("->", maxsplit=1)[0].split(","), equation.split("->")[1]
     axes = {s: ex.axis(sizes[s], s) for s in dict.fromkeys(left + right)}
     a, b, c = (sized(n, dt.float32, *(sizes[s] for s in labels)) for n, labels in (("a", left), ("b", right), ("c", out)))
     groups = ([s for s in axes if s in left and s in right and s in out], [s for s in axes if s not in right], [s for s in axes if s not in left],

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pytest
 from nest_oracle import Oracle, size
-
 from sardonyx.codegen.map_schedule import schedule_map
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
@@ -269,9 +268,9 @@ def test_not_a_number_survives() -> None:
     x[1, 17] = np.nan
     x[2, 3], x[3, :] = np.inf, -np.inf
     for kind in ("max", "min", "sum"):
-        check(identity_map(c, lambda i: reduced(kind, (40,), lambda r: a[i, r])), arrays={a: x}, tolerance=1e-5)
+        check(identity_map(c, lambda i, kind=kind: reduced(kind, (40,), lambda r: a[i, r])), arrays={a: x}, tolerance=1e-5)
     for kind in ("argmax", "argmin"):
-        check(identity_map(tensor("d", (4,), dt.int64), lambda i: reduced(kind, (40,), lambda r: a[i, r])), arrays={a: x})
+        check(identity_map(tensor("d", (4,), dt.int64), lambda i, kind=kind: reduced(kind, (40,), lambda r: a[i, r])), arrays={a: x})
 
 
 def test_several_stores() -> None:

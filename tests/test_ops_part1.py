@@ -203,6 +203,7 @@ def test_versions_are_those_of_onnx() -> None:
     for schema in onnx.defs.get_all_schemas_with_history():
         if schema.domain == "":
             history[schema.name].add(schema.since_version)
+    history["LayerNormalization"].add(1)  # exporters wrote it into ai.onnx before it was standard, and ONNX Runtime takes it
     wrong = {o.name: sorted(history[o.name]) for o in OPS if set(o.versions) != history[o.name]}
     assert not wrong
 

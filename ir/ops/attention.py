@@ -283,7 +283,7 @@ class RotaryEmbedding(Op):
         heads = x.shape[1] if x.rank == 4 else ex.const(int(n.attr("num_heads")))
         if heads.is_const and heads.value < 1:
             raise n.error("attribute 'num_heads' is missing", "it says how an input of rank 3 splits into heads")
-        count, width, element = by_head(x, heads)
+        _count, width, element = by_head(x, heads)
         given = int(n.attr("rotary_embedding_dim"))
         size = ex.const(given) if given else width
         kind = dt.compute_type(x.dtype)

@@ -317,7 +317,7 @@ def broadcast_shapes(shapes: Sequence[tuple[Expr, ...]], n: NodeView | None = No
         dims = [s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0]
         chosen = ex.const(1)
         for d in dims:
-            if d is chosen or d.is_const and d.value == 1:
+            if d is chosen or (d.is_const and d.value == 1):
                 continue
             before = chosen
             if chosen.is_const and chosen.value == 1:

@@ -28,7 +28,7 @@ def groups_of(n: Lowering, channels: Expr, w: Tensor, transposed: bool = False) 
     groups = int(n.attr("group", 1))
     inner = w.shape[0] // groups if transposed else w.shape[1]
     outer = w.shape[1] if transposed else w.shape[0] // groups
-    if groups < 1 or w.shape[0].is_const and w.shape[0].value % groups:
+    if groups < 1 or (w.shape[0].is_const and w.shape[0].value % groups):
         raise n.error(f"{w.shape[0].text} channels of the weights cannot be split into {groups} groups")
     if channels.is_const and inner.is_const and channels.value != inner.value * groups:
         raise n.error(f"the input has {channels.text} channels, the weights fit {inner.value * groups}")

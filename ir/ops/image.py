@@ -261,7 +261,7 @@ class NonMaxSuppression(Op):
 
         def given(index: int) -> Tensor | None:
             t = n.optional(index)
-            return None if t is None or t.rank == 1 and t.shape[0].is_const and t.shape[0].value == 0 else t
+            return None if t is None or (t.rank == 1 and t.shape[0].is_const and t.shape[0].value == 0) else t
         limit, most, least = given(2), given(3), given(4)
         images, classes, count = scores.shape
         known = n.known(2)

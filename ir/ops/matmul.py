@@ -235,7 +235,7 @@ def parse_equation(n: Lowering, equation: str, ranks: Sequence[int]) -> tuple[li
         if not all(s.isalpha() for s in before + after):
             raise n.error(f"equation '{equation}' has an unexpected character in '{part}'")
         count = (widest if rank is None else rank - len(before) - len(after)) if dots else 0
-        if rank is not None and len(before) + len(after) + count != rank or count < 0:
+        if (rank is not None and len(before) + len(after) + count != rank) or count < 0:
             raise n.error(f"'{part}' of equation '{equation}' does not fit an operand of rank {rank}")
         return (*before, *(f".{count - 1 - k}" for k in range(count)), *after)
 

@@ -442,7 +442,7 @@ class ZipMap(HostOp):
     def infer(self, n: Lowering) -> Sequence[Type | None]:
         return [SequenceType(MapType(dt.string if n.attr("classlabels_strings") else dt.int64, TensorType(dt.float32, ())))]
 
-    def step(self, n: Lowering):  # noqa: ANN201  (as the base class)
+    def step(self, n: Lowering):
         labels = [str(s) for s in n.attr("classlabels_strings") or ()] or [int(v) for v in n.attr("classlabels_int64s") or ()]
         return functools.partial(zip_map, labels=labels)
 
@@ -471,7 +471,7 @@ class DictVectorizer(HostOp):
     def infer(self, n: Lowering) -> Sequence[Type | None]:
         return [TensorType(map_type(n)[1], (ONE, ex.const(len(self.vocabulary(n)))))]
 
-    def step(self, n: Lowering):  # noqa: ANN201
+    def step(self, n: Lowering):
         return functools.partial(vectorize_map, vocabulary=self.vocabulary(n), type_name=map_type(n)[1].name)
 
 
@@ -506,5 +506,5 @@ class CastMap(HostOp):
         length = ex.const(int(n.attr("max_map"))) if n.attr("map_form") == "SPARSE" else fresh(n, 0, "entries")
         return [TensorType(self.element_type(n), (ONE, length))]
 
-    def step(self, n: Lowering):  # noqa: ANN201
+    def step(self, n: Lowering):
         return functools.partial(cast_map, form=str(n.attr("map_form")), length=int(n.attr("max_map")), type_name=self.element_type(n).name)

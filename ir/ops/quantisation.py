@@ -52,7 +52,7 @@ class Blocks:
     def __init__(self, n: Lowering, x: Tensor, scale: Tensor) -> None:
         self.x, self.rank = x, scale.rank
         self.block = int(n.attr("block_size", 0)) if n.version >= 21 else 0
-        self.single = scale.rank == 0 or scale.rank == 1 and scale.shape[0] is ONE and not (x.rank == 1 and self.block)
+        self.single = scale.rank == 0 or (scale.rank == 1 and scale.shape[0] is ONE and not (x.rank == 1 and self.block))
         self.axis = 0 if self.single else n.axis(int(n.attr("axis", 1)), x.rank)
         if not self.single and not self.block and scale.rank != 1:
             raise n.error(f"a scale of rank {scale.rank} was given without block_size", "give a scalar, a vector along axis, or set block_size")

@@ -49,7 +49,7 @@ class Axis:
 
     @property
     def is_identity(self) -> bool:
-        return self.size is self.out and self.first is None and (self.width is real(self.out) or self.scale.is_const and self.scale.value == 1.0)
+        return self.size is self.out and self.first is None and (self.width is real(self.out) or (self.scale.is_const and self.scale.value == 1.0))
 
     @property
     def whole_factor(self) -> int | None:
@@ -198,8 +198,8 @@ class Resize(Op):
 
         def source(a: Axis, o: Expr) -> Expr:
             factor = a.whole_factor
-            if factor is not None and (transform in ("half_pixel", "half_pixel_symmetric") and rounding.startswith("round") or transform == "asymmetric" and rounding == "floor"
-                                       or transform == "asymmetric" and n.version < 11):
+            if factor is not None and ((transform in ("half_pixel", "half_pixel_symmetric") and rounding.startswith("round")) or (transform == "asymmetric" and rounding == "floor")
+                                       or (transform == "asymmetric" and n.version < 11)):
                 return o // factor
             c = clamp(a.coordinate(transform, o), ex.const(-1.0, F32), real(a.size))
             if n.version < 11:

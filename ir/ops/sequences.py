@@ -242,7 +242,7 @@ class SplitToSequence(HostOp):
         single = not n.has(1)
         if single and not n.attr("keepdims"):
             return [SequenceType(TensorType(t.dtype, t.shape[:axis] + t.shape[axis + 1:]))]
-        same = single or sizes is not None and len(set(sizes)) == 1 and n.input(1).rank == 1
+        same = single or (sizes is not None and len(set(sizes)) == 1 and n.input(1).rank == 1)
         piece = ex.const(1 if single or sizes is None else sizes[0]) if same else fresh(n, 0, axis)
         return [SequenceType(TensorType(t.dtype, (*t.shape[:axis], piece, *t.shape[axis + 1:])))]
 

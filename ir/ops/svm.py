@@ -204,4 +204,5 @@ class SVMClassifier(Op):
                  "rho": (0.3, -0.2, 0.1), "kernel_type": "RBF", "kernel_params": (0.5, 0.0, 3.0), "classlabels_ints": (0, 1, 2)}
         yield Sample((x,), three, outputs=2)
         yield Sample((x,), three | {"prob_a": (-1.0, -0.5, -2.0), "prob_b": (0.1, -0.1, 0.2)}, outputs=2)
-        yield Sample((x,), {"coefficients": (0.5, -1.0, 2.0, 1.0, 0.0, 3.0), "rho": (0.5,), "kernel_params": (0.0, 0.0, 0.0), "classlabels_ints": (0, 1, 2), "post_transform": "SOFTMAX"}, outputs=2)
+        yield Sample((x,), {"coefficients": (0.5, -1.0, 2.0, 1.0, 0.0, 3.0), "rho": (0.5,), "kernel_params": (0.0, 0.0, 0.0), "classlabels_ints": (0, 1, 2),
+                            "post_transform": "SOFTMAX"}, outputs=2)

@@ -1,0 +1,151 @@
+"""Operators of ai.onnx.ml and com.microsoft, sequences, optionals and strings: results against ONNX's own cases and against ONNX Runtime."""
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from operator_harness import equal, failures, interpret, interpret_lowered, official_cases, oracle, sample_graph  # noqa: E402
+from sardonyx.ir.errors import ModelError, UnsupportedError  # noqa: E402
+from sardonyx.ir.ops import sequences, strings  # noqa: E402
+from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
+from sardonyx.ir.ops.host import host_function_from_data, host_function_to_data  # noqa: E402
+
+FAMILIES = ("ml", "trees", "svm", "contrib", "contrib_attention", "contrib_quantised", "strings")
+OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES]
+WITHOUT_SAMPLES = {"BiasAdd", "BiasSplitGelu", "CastMap", "DictVectorizer", "GroupNorm", "ZipMap"}  # maps, or not on ONNX Runtime's CPU
+HOST_OPS = ("SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "SequenceMap",
+            "Optional", "OptionalGetElement", "OptionalHasElement", "StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch", "TfIdfVectorizer",
+            "ArrayFeatureExtractor", "Binarizer", "LabelEncoder", "TreeEnsemble")
+MODULES = ("ai_onnx_ml", "optionalgetelement", "optionalhaselement", "regex_full_match", "sequence_map", "sequenceinsert", "splittosequence", "string_concat", "string_split",
+           "stringnormalizer", "tfidfvectorizer")
+
+
+def of_operators() -> list:
+    return [c for c in official_cases(MODULES) if {n.op_type for n in c.model.graph.node} & set(HOST_OPS)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_official_cases() -> None:
+    cases = of_operators()
+    assert len(cases) > 50
+    problems = failures(cases)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("op", [o for o in OPS if o.name not in WITHOUT_SAMPLES], ids=lambda o: f"{o.domain}:{o.name}")
+@pytest.mark.filterwarnings("ignore")
+def test_samples(op: Op) -> None:
+    pytest.importorskip("onnxruntime")
+    samples = list(op.samples())
+    assert samples
+    for s in samples:
+        want = oracle(op, s, 3 if op.domain == "ai.onnx.ml" and op.name not in ("TreeEnsemble", "LabelEncoder") else None)
+        graph, feeds, _ = sample_graph(op, s)
+        got = interpret(graph, feeds)
+        for g, w in zip(got, want or [], strict=want is not None):
+            if np.asarray(w).dtype.itemsize == 1:  # half a unit may round the other way
+                np.testing.assert_allclose(np.asarray(g, np.int64), np.asarray(w, np.int64), atol=1)
+            else:
+                equal(g, w, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("op", [o for o in OPS if o.name not in WITHOUT_SAMPLES and o.domain], ids=lambda o: f"{o.domain}:{o.name}")
+@pytest.mark.filterwarnings("ignore")
+def test_samples_with_symbolic_rows(op: Op) -> None:
+    for s in op.samples():
+        graph, feeds, _ = sample_graph(op, s)
+        want = interpret(graph, feeds)
+        graph, feeds, sizes = sample_graph(op, s, lambda k, m, a: k == 0 and m == 0 and a.ndim > 1)
+        for g, w in zip(interpret_lowered(graph, feeds, sizes), want, strict=True):
+            equal(g, w, 1e-5, 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ by their parts
+def run(domain: str, name: str, *inputs: np.ndarray | None, outputs: int = 1, **attributes: object) -> list[object]:
+    graph, feeds, _ = sample_graph(find(domain, name), Sample(inputs, attributes, outputs))
+    return interpret(graph, feeds)
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_packed_queries_keys_and_values() -> None:
+    packed = random(2, 3, 2, 3, 4)
+    apart = [packed[:, :, :, k].reshape(2, 3, 8) for k in range(3)]
+    np.testing.assert_allclose(run("com.microsoft", "MultiHeadAttention", packed, num_heads=2)[0], run("com.microsoft", "MultiHeadAttention", *apart, num_heads=2)[0], rtol=1e-5)
+    pairs = np.stack([apart[1].reshape(2, 3, 2, 4), apart[2].reshape(2, 3, 2, 4)], 3)
+    np.testing.assert_allclose(run("com.microsoft", "MultiHeadAttention", apart[0], pairs, num_heads=2)[0],
+                               run("com.microsoft", "MultiHeadAttention", *apart, num_heads=2)[0], rtol=1e-5)
+
+
+def test_a_cache_continues_a_prompt() -> None:
+    """Attention over a prompt and then one more token is attention over all of them."""
+    heads = {"num_heads": 4, "kv_num_heads": 2}
+    q, k, v = random(1, 6, 32), random(1, 6, 16, seed=1), random(1, 6, 16, seed=2)
+    empty = np.zeros((1, 2, 0, 8), np.float32)
+
+    def attend(first: int, last: int, *past: np.ndarray) -> list[object]:
+        return run("com.microsoft", "GroupQueryAttention", q[:, first:last], k[:, first:last], v[:, first:last], *past, np.array([last - 1], np.int32), np.array(last, np.int32),
+                   outputs=3, **heads)
+    whole = attend(0, 6, empty, empty)
+    prompt = attend(0, 5, empty, empty)
+    step = attend(5, 6, *prompt[1:])
+    np.testing.assert_allclose(step[0][0, 0], whole[0][0, 5], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(step[1], whole[1])
+
+
+def test_group_norm_of_channels_last() -> None:
+    x, scale, bias = random(2, 3, 4, 6), random(6, seed=1), random(6, seed=2)
+    got = run("com.microsoft", "GroupNorm", x, scale, bias, groups=2, activation=1)[0]
+    g = x.reshape(2, 12, 2, 3)
+    normal = ((g - g.mean((1, 3), keepdims=True)) / np.sqrt(g.var((1, 3), keepdims=True) + 1e-5)).reshape(x.shape) * scale + bias
+    np.testing.assert_allclose(got, normal / (1 + np.exp(-normal)), rtol=1e-4, atol=1e-5)
+
+
+def test_two_classes_by_the_larger_score() -> None:
+    """Two classes with weights of their own: the label is that of the larger score, as the specification says."""
+    found = run("ai.onnx.ml", "TreeEnsembleClassifier", np.array([[0.0], [1.0]], np.float32), outputs=2, classlabels_int64s=(5, 6), nodes_treeids=(0, 0, 0), nodes_nodeids=(0, 1, 2),
+                nodes_featureids=(0, 0, 0), nodes_modes=("BRANCH_LEQ", "LEAF", "LEAF"), nodes_values=(0.5, 0.0, 0.0), nodes_truenodeids=(1, 0, 0), nodes_falsenodeids=(2, 0, 0),
+                class_treeids=(0, 0, 0, 0), class_nodeids=(1, 1, 2, 2), class_ids=(0, 1, 0, 1), class_weights=(0.9, 0.1, 0.2, 0.8))
+    assert found[0].tolist() == [5, 6]
+    np.testing.assert_allclose(found[1], [[0.9, 0.1], [0.2, 0.8]], rtol=1e-6)
+
+
+def test_damaged_trees_are_refused() -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        run("ai.onnx.ml", "TreeEnsembleRegressor", np.zeros((1, 1), np.float32), nodes_treeids=(0,), nodes_nodeids=(0,), nodes_featureids=(0,), nodes_modes=("BRANCH_LEQ",),
+            nodes_values=(0.5,), nodes_truenodeids=(1,), nodes_falsenodeids=(2,))
+
+
+# -------------------------------------------------------------------------------------------------------------- host steps
+def test_host_steps_keep_their_names() -> None:
+    step = functools.partial(strings.split_strings, delimiter=",", maxsplit=1)
+    again = host_function_from_data(json.loads(json.dumps(host_function_to_data(step))))
+    parts, counts = again(np.array(["a,b,c"], object))
+    assert parts.tolist() == [["a", "b,c"]] and counts.tolist() == [2]
+    assert host_function_from_data(host_function_to_data(sequences.count_elements)) is sequences.count_elements
+
+
+def test_foreign_host_steps_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="cannot be written"):
+        host_function_to_data(len)
+    with pytest.raises(ModelError, match="no function of this package"):
+        host_function_from_data(["os.path", "join", [], {}])
+    with pytest.raises(ModelError, match="unknown"):
+        host_function_from_data(["strings", "np", [], {}])
+
+
+def test_sequence_positions() -> None:
+    assert sequences.with_element([1, 2], 9, np.array(-1))[0] == [1, 9, 2]
+    assert sequences.with_element([1, 2], 9, np.array(2))[0] == [1, 2, 9]
+    assert sequences.without_element([1, 2, 3], np.array(-3))[0] == [2, 3]
+    with pytest.raises(ModelError, match="out of range"):
+        sequences.sequence_element([1], np.array(1))
+    with pytest.raises(ModelError, match="empty optional"):
+        sequences.required_value(None)
