@@ -38,16 +38,16 @@ def key_mask(n: Lowering, mask: Tensor, past: Expr) -> Score:
         return ex.not_equal(mask[index], ex.const(0, mask.dtype))
 
     if mask.rank == 1:
-        batch = n.input(0).shape[0]
-        if mask.shape[0] is batch or (mask.shape[0].is_const and batch.is_const and mask.shape[0].value == batch.value):
-            return lambda b, h, s, t: t < ex.cast(mask[b], dt.int64)
-        if mask.shape[0] is batch * 2:
-            return lambda b, h, s, t: ex.logical_and(t < ex.cast(mask[b], dt.int64), t >= ex.cast(mask[batch + b], dt.int64))
-    elif mask.rank == 2:
+        batch, count = n.input(0).shape[0], mask.shape[0]
+        if batch.is_const and count.is_const and count.value not in (batch.value, 2 * batch.value):
+            raise n.unsupported(f"a mask of {count.value} numbers for {batch.value} rows")
+        # Without starts, those are beyond the mask and read as 0.
+        return lambda b, h, s, t: ex.logical_and(t < ex.cast(mask[b], dt.int64), t >= ex.cast(ex.load(mask, (batch + b,), 0), dt.int64))
+    if mask.rank == 2:
         return lambda b, h, s, t: nonzero(b, t)
-    elif mask.rank == 3:
+    if mask.rank == 3:
         return lambda b, h, s, t: nonzero(b, s, t)
-    elif mask.rank == 4:
+    if mask.rank == 4:
         return lambda b, h, s, t: nonzero(b, ZERO, past + s, t)
     raise n.unsupported(f"a mask of shape [{', '.join(d.text for d in mask.shape)}]")
 
