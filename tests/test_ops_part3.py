@@ -20,8 +20,8 @@ OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES
 WITHOUT_SAMPLES = {"BiasAdd", "BiasSplitGelu", "CastMap", "DictVectorizer", "GroupNorm", "ZipMap"}  # maps, or not on ONNX Runtime's CPU
 HOST_OPS = ("SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "SequenceMap",
             "Optional", "OptionalGetElement", "OptionalHasElement", "StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch", "TfIdfVectorizer",
-            "ArrayFeatureExtractor", "Binarizer", "LabelEncoder", "TreeEnsemble")
-MODULES = ("ai_onnx_ml", "optionalgetelement", "optionalhaselement", "regex_full_match", "sequence_map", "sequenceinsert", "splittosequence", "string_concat", "string_split",
+            "ArrayFeatureExtractor", "Binarizer", "LabelEncoder", "TreeEnsemble", "FlexAttention")
+MODULES = ("ai_onnx_ml", "flexattention", "optionalgetelement", "optionalhaselement", "regex_full_match", "sequence_map", "sequenceinsert", "splittosequence", "string_concat", "string_split",
            "stringnormalizer", "tfidfvectorizer")
 
 

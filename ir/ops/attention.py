@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, Tensor
-from .base import Lowering, Op, Sample, broadcast_index, register
+from ..graph import Graph, Value
+from .base import Builder, Lowering, Op, Sample, broadcast_index, register
 
 Element = Callable[[Expr, Expr, Expr, Expr], Expr]  # (batch, head, position, feature)
 Score = Callable[[Expr, Expr, Expr, Expr], "Expr | None"]  # (batch, query head, query, key)
@@ -306,3 +307,67 @@ class RotaryEmbedding(Op):
         yield Sample((x, table[0], table[1], positions))
         yield Sample((x.transpose(0, 2, 1, 3).reshape(2, 4, 24).copy(), table[0, :, :2].copy(), table[1, :, :2].copy(), positions),
                      {"num_heads": 3, "rotary_embedding_dim": 4, "interleaved": 1})
+
+
+# ------------------------------------------------------------------------------------------------------- programmable scores
+def inlined(b: Builder, body: Graph, inputs: Sequence[Value | None]) -> list[Value]:
+    """The outputs of a body whose nodes are added in place, with its inputs bound to values."""
+    known: dict[Value, Value | None] = dict(zip(body.inputs, inputs))
+
+    def bound(v: Value | None) -> Value | None:
+        if v is None or v in known:
+            return known.get(v) if v is not None else None
+        if v.constant is not None:
+            known[v] = b.constant(v.constant)
+        return known.get(v, v)  # else a value of the enclosing graph
+    for node in body.nodes:
+        found = b.add(node.op, *map(bound, node.inputs), outputs=len(node.outputs), domain=node.domain, version=node.version, **node.attributes)
+        known.update((v, w) for v, w in zip(node.outputs, [found] if isinstance(found, Value) else found) if v is not None)
+    return [w for w in map(bound, body.outputs) if w is not None]
+
+
+@register
+class FlexAttention(Op):
+    """Attention whose scores and probabilities pass through bodies of the model. Source: ai.onnx.preview FlexAttention-1."""
+
+    domain, name, versions = "ai.onnx.preview", "FlexAttention", (1,)
+    tolerance = 1e-4
+
+    def decompose(self, b: Builder) -> Value:
+        q, k, v = b.input(0), b.input(1), b.input(2)
+        dtype, width = b.type(q).dtype, b.type(q).shape[3]
+        heads, kv_heads = b.type(q).shape[1], b.type(k).shape[1]
+        precision = b.attr("softmax_precision")
+        kind = dt.BY_CODE[int(precision)] if precision else dt.float64 if dtype is dt.float64 else dt.float32
+        count = int(b.attr("captures", 0))
+        captures = b.inputs[len(b.inputs) - count:] if count else []
+
+        def converted(x: Value, to: DType) -> Value:
+            return x if b.type(x).dtype is to else b.add("Cast", x, to=to.code)
+
+        def regrouped(x: Value, to: Expr) -> Value:
+            """[B, heads, L, n] as [B, to, heads / to * L, n]."""
+            if heads is kv_heads:
+                return x
+            if not to.is_const:
+                raise b.unsupported("FlexAttention with grouped heads whose number is only known when running")
+            return b.add("Reshape", x, [0, to.value, -1, 0])
+
+        def modified(x: Value, name: str) -> Value:
+            body = b.attr(name)
+            return inlined(b, body, [x, *captures])[0] if isinstance(body, Graph) else x
+        scale = b.attr("scale")
+        if scale is None and not width.is_const:
+            raise b.unsupported("FlexAttention without scale whose head size is only known when running")
+        factor = b.constant(float(scale) if scale is not None else 1.0 / math.sqrt(width.value), kind)
+        turned = b.add("Transpose", converted(k, kind), perm=(0, 1, 3, 2))
+        product = b.add("MatMul", regrouped(converted(q, kind), kv_heads), turned)
+        raw = b.add("Mul", regrouped(product, heads), factor)
+        weights = modified(b.add("Softmax", modified(raw, "score_mod"), axis=-1), "prob_mod")
+        y = b.add("MatMul", regrouped(weights, kv_heads), converted(v, kind))
+        return converted(regrouped(y, heads), dtype)
+
+    def samples(self) -> Iterator[Sample]:
+        rng = np.random.default_rng(2)
+        q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((2, 4, 3, 8), (2, 2, 5, 8), (2, 2, 5, 6)))
+        yield Sample((q, k, v))

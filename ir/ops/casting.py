@@ -105,3 +105,25 @@ class CastLike(Op):
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((3, 4), -9, 9), np.zeros(1, np.int32)))
+
+
+@register
+class BitCast(Op):
+    """The same bits read as another type of the same width. Source: ONNX BitCast-26."""
+
+    name, versions = "BitCast", (26,)
+    attributes = {"to": REQUIRED}
+
+    def lower(self, n: Lowering) -> Tensor:
+        x, to = n.input(0), dt.BY_CODE.get(int(n.attr("to")))
+        if to is None or not to.is_numeric or to.bits != x.dtype.bits:
+            raise n.error(f"{x.dtype} cannot be read as {n.attr('to') if to is None else to}; a type of {x.dtype.bits} bits was expected")
+        if dt.boolean in (to, x.dtype):  # a byte that is 0 or 1
+            return n.map(x.shape, lambda *i: ex.cast(x[i], to))
+        return n.map(x.shape, lambda *i: ex.bitcast(x[i], to))
+
+    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+        return [None]
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample((np.array([1.0, -2.5, 0.0], np.float32),), {"to": dt.int32.code})

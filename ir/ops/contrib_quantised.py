@@ -12,9 +12,9 @@ from ..graph import Value
 from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_load, broadcast_shapes, register
 from .elementwise import real_sample
 from .matmul import along, matrix_product
-from .quantisation import requantize
 from .quantisation import DequantizeLinear as StandardDequantizeLinear
 from .quantisation import QuantizeLinear as StandardQuantizeLinear
+from .quantisation import requantize
 from .window import window
 
 DOMAIN = "com.microsoft"
