@@ -72,6 +72,7 @@ class CompiledModel:
     origin: str
     report: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, Any] = field(default_factory=dict)  # kernel sources by symbol, where the model was compiled just now
     keep: object = None  # what the constants' memory belongs to
     bodies: dict[int, list["CompiledModel"]] = field(default_factory=dict)  # host function -> its control-flow bodies; their objects are this model's
 
@@ -357,10 +358,12 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         "decisions": [[list(a), list(b), why] for a, b, why in built.decisions],
         "kernels": {s.symbol: s.text for s in built.all_sources()},
         "overridable": overridable,
+        "rewrites": [[e.rule, list(e.origin), e.reason] for e in graph.journal],
     }
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     model = _compiled(built)
     model.objects, model.report, model.seconds = objects, report, seconds
+    model.sources = {s.symbol: s for s in built.all_sources()}
     return model, external
 
 

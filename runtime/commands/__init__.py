@@ -1,0 +1,1 @@
+"""The commands of `sardonyx`, one subject a file; `runtime.cli` says what exists."""
