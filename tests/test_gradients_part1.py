@@ -18,7 +18,7 @@ FAMILIES = ("elementwise", "activation", "casting", "dropout", "indexing",
 NO_FLOAT_GRADIENT = {
     "Equal", "Not", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Shape", "Size",
     "ConstantOfShape", "EyeLike", "Range", "ArgMax", "ArgMin",
-    "NonZero", "Unique", "OneHot", "Sign", "Floor", "Ceil", "Round", "Cast", "CastLike",
+    "NonZero", "Unique", "OneHot", "Sign", "Floor", "Ceil", "Round", "Cast", "CastLike", "BitCast",
 }
 OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES and type(o).gradient is not Op.gradient and o.name not in NO_FLOAT_GRADIENT]
 STEP = 1e-6
