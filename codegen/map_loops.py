@@ -5,12 +5,12 @@ of the outer axes (a row, whose inner axes are loops).
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..ir import dtypes as dt
 from ..ir import expr as ex
-from ..ir.expr import Expr
+from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from .cases import Facts, outer_condition, segments, with_facts
 from .flatten import FlatNest, FlatStore
@@ -205,19 +205,22 @@ def kernel_name(nest: FlatNest) -> str:
 
 
 def estimate(nest: FlatNest) -> tuple[Expr, Expr]:
-    """(floating-point operations, bytes of all operands) of one launch."""
+    """(floating-point operations, bytes of all operands) of one launch; what does not change along an axis counts once."""
     flops: Expr = ex.const(0)
-    counted: set[Expr] = set()
-    stack = [(s.value, ex.product(a.extent for a in nest.axes if a in s.value.axes)) for s in nest.stores]
-    while stack:
-        e, points = stack.pop()
-        if e in counted:
-            continue
-        counted.add(e)
-        if e.op == "reduce":
-            points = points * ex.product(a.extent for a in ex.reduce_axes(e))
-        if e.dtype.is_float and (e.op in ex.UNARY or e.op in ex.BINARY or e.op == "reduce"):
-            flops = flops + points
-        stack.extend((c, points) for c in ex.children(e))
-    tensors = dict.fromkeys([s.tensor for s in nest.stores] + [nest.buffers[ex.load_tensor(e)] for e in ex.loads(nest.roots()) if ex.load_tensor(e) in nest.buffers])
-    return flops, ex.total(t.numel() * t.dtype.itemsize_bytes for t in tensors)
+    touched: dict[Tensor, Expr] = {}
+    for e in ex.walk([s.value for s in nest.stores]):
+        if e.op == "reduce" and e.dtype.is_float:
+            flops = flops + _points(e.args[0].axes | frozenset(ex.reduce_axes(e)))
+        elif e.dtype.is_float and (e.op in ex.UNARY or e.op in ex.BINARY):
+            flops = flops + _points(e.axes)
+        elif e.op == "load" and ex.load_tensor(e) in nest.buffers:
+            tensor = nest.buffers[ex.load_tensor(e)]
+            touched[tensor] = touched.get(tensor, ex.const(0)) + _points(e.axes)
+    written = dict.fromkeys(s.tensor for s in nest.stores)
+    sizes = [t.numel() * t.dtype.itemsize_bytes for t in written]
+    sizes += [ex.minimum(t.numel(), n) * t.dtype.itemsize_bytes for t, n in touched.items() if t not in written]
+    return flops, ex.total(sizes)
+
+
+def _points(axes: Iterable[Expr]) -> Expr:
+    return ex.product(a.extent for a in sorted(axes, key=lambda a: a.order))
