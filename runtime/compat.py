@@ -102,11 +102,11 @@ def get_ep_devices() -> list[object]:
 
 
 def register_execution_provider_library(name: str, path: str) -> None:
-    raise NotImplementedError(f"{path}: execution-provider libraries are built against ONNX Runtime's C API and cannot be loaded")
+    raise NotImplemented(f"{path}: execution-provider libraries are built against ONNX Runtime's C API and cannot be loaded")
 
 
 def unregister_execution_provider_library(name: str) -> None:
-    raise NotImplementedError(f"no execution-provider library {name!r} is registered: they cannot be loaded here")
+    raise NotImplemented(f"no execution-provider library {name!r} is registered: they cannot be loaded here")
 
 
 def copy_tensors(source: Sequence[OrtValue], target: Sequence[OrtValue], stream: object = None) -> None:
@@ -177,7 +177,7 @@ class ModelCompiler:
 def _unavailable(name: str, why: str) -> type:
     """A class that exists by name and says why it does not apply when somebody makes one."""
     def init(self: object, *args: object, **kwargs: object) -> None:
-        raise NotImplementedError(f"{name} does not apply to Sardonyx: {why}")
+        raise NotImplemented(f"{name} does not apply to Sardonyx: {why}")
     return type(name, (), {"__init__": init, "__doc__": f"ONNX Runtime's {name}. Does not apply here: {why}.", "__module__": __name__})
 
 
@@ -213,7 +213,7 @@ class _Validation:
     @staticmethod
     def check_distro_info() -> None:
         if sys.platform not in ("linux", "darwin", "win32"):
-            raise NotImplementedError(f"platform {sys.platform} was never tried")
+            raise NotImplemented(f"platform {sys.platform} was never tried")
 
     has_ortmodule = False
     package_name = package_name

@@ -76,7 +76,7 @@ def translated(source: object) -> Iterator[None]:
     try:
         yield
     except UnsupportedError as e:
-        raise NotImplementedError(str(e)) from e
+        raise NotImplemented(str(e)) from e
     except ModelError as e:
         raise (InvalidProtobuf if e.node is None else InvalidGraph)(str(e)) from e
     except FileNotFoundError as e:
