@@ -112,14 +112,9 @@ def cache(action: str) -> None:
 @cli.command()
 def doctor() -> None:
     """Say what this machine has, what would be used, and what is missing."""
-    click.echo(doctor_text())
-
-
-def doctor_text() -> str:
-    """Versions, processor, threads, cache and settings."""
     from .commands.housekeeping import doctor_report
 
-    return doctor_report()
+    click.echo(doctor_report())
 
 
 @cli.command()
@@ -149,6 +144,9 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("stopped", err=True)
         sys.exit(130)
+    except click.BadParameter as e:
+        click.echo(f"sardonyx: {e.format_message()}", err=True)
+        sys.exit(e.exit_code)
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)

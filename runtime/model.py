@@ -62,7 +62,7 @@ class CompiledModel:
         objects: object code by kernel symbol.
         constants: arrays (or mapped bytes) in the plan's order.
         origin: `compiled`, `cache` or `package`.
-        report: JSON-able facts for `explain` and `inspect` (fusion decisions, kernel texts).
+        report: JSON-able facts for `explain` and `inspect` (see `runtime.report`).
         seconds: time spent in each part of getting it.
     """
 
@@ -340,6 +340,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     from ..compiler.importer import import_model
     from .build import build_graph
     from .progress import compile_progress
+    from .report import Recorder
 
     start = time.perf_counter()
     with compile_progress() as progress:
@@ -351,7 +352,8 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         imported = time.perf_counter()
         progress.stage("fusing")
         overridable = _overridable(graph)
-        built = build_graph(graph, target, options.level, observe, options.disabled)
+        recorder = Recorder(graph, observe)
+        built = build_graph(graph, target, options.level, recorder, options.disabled)
         lowered = time.perf_counter()
         objects = compile_kernels([*built.all_sources(), driver_kernel()], target, cache, progress.kernels)
     report = {

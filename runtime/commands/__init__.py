@@ -1,1 +1,1 @@
-"""The commands of `sardonyx`, one subject a file; `runtime.cli` says what exists."""
+"""What the commands of the command line do; each module is imported when its command runs."""

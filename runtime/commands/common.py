@@ -1,96 +1,180 @@
-"""What several commands share: sessions, random inputs, tables."""
+"""What commands share: printing, units, sessions and random inputs."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import click
 import numpy as np
 
 from ...ir import dtypes as dt
-from ...ir.plan import HostStep, KernelStep, Plan, Port
-from ..exceptions import InvalidArgument
+from ...ir.errors import SardonyxError
+from ...ir.plan import Port
 from ..options import SessionOptions
 from ..session import InferenceSession
 
-INTEGER_RANGE = 4  # random integers stay small: they are often indices
+Row = Sequence[object]
 
 
-def open_session(model: str, threads: int = 0, level: int = 3, dims: Mapping[str, int] | None = None) -> InferenceSession:
-    """A session of a model or package; `dims` fixes symbolic dimensions when compiling."""
-    options = SessionOptions()
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = level if level < 3 else 99
-    for name, size in (dims or {}).items():
-        options.add_free_dimension_override_by_name(name, size)
-    return InferenceSession(model, options)
+# ---------------------------------------------------------------------------------------------------------------- printing
+def is_terminal() -> bool:
+    """Whether results go to a person's terminal rather than to a pipe or file."""
+    return sys.stdout.isatty()
 
 
-def random_inputs(ports: Sequence[Port], dims: Mapping[str, int], seed: int) -> dict[str, object]:
-    """Inputs that fit: normal floats, small non-negative integers, zeros and ones, the string "a"; symbolic sizes from `dims`, else 1.
+def heading(text: str) -> None:
+    """A line above a table."""
+    click.echo()
+    click.secho(text, bold=True)
 
-    Raises:
-        InvalidArgument: a size is given that no input has.
+
+def show_table(headers: Sequence[str], rows: Sequence[Row], right: Sequence[int] = ()) -> None:
+    """Print rows under headers.
+
+    Args:
+        right: columns aligned to the right.
     """
-    known = {s for p in ports for s in p.shape or () if isinstance(s, str)}
-    unknown = set(dims) - known
-    if unknown:
-        listed = ", ".join(sorted(known)) or "none"
-        raise InvalidArgument(f"no input has a dimension named {', '.join(sorted(unknown))}; symbolic dimensions: {listed}")
-    rng = np.random.default_rng(seed)
-    return {p.name: random_array(p, dims, rng) for p in ports}
+    cells = [[str(c) for c in row] for row in rows]
+    if is_terminal():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for k, h in enumerate(headers):
+            table.add_column(h, justify="right" if k in right else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*map(Text, row))
+        Console(highlight=False).print(table)
+        return
+    widths = [max(len(row[k]) for row in [list(headers), *cells]) for k in range(len(headers))]
+    for row in [list(headers), *cells]:
+        click.echo("  ".join(c.rjust(w) if k in right else c.ljust(w) for k, (c, w) in enumerate(zip(row, widths))).rstrip())
 
 
-def random_array(port: Port, dims: Mapping[str, int], rng: np.random.Generator) -> object:
-    if not port.type.startswith("tensor("):
-        raise InvalidArgument(f"input {port.name} is a {port.type}; only tensors can be made up")
-    dtype = dt.BY_NAME[port.type[7:-1]]
-    shape = tuple(s if isinstance(s, int) else dims.get(s, 1) if isinstance(s, str) else 1 for s in port.shape or ())
-    if dtype is dt.string:
-        return np.full(shape, "a", object)
-    if dtype is dt.boolean:
-        return rng.integers(0, 2, shape).astype(bool)
-    if dtype.is_integer:
-        return rng.integers(0, min(INTEGER_RANGE, 1 << (dtype.bits - 1)), shape).astype(dtype.numpy)
-    return rng.standard_normal(shape).astype(dtype.numpy)
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Print `name  value` lines."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        click.echo(f"{click.style(name.ljust(width), bold=True) if is_terminal() else name.ljust(width)}  {value}")
 
 
-def step_name(plan: Plan, position: int) -> str:
-    """What a step is called in reports: its kernel without the digest, or `host`."""
-    step = plan.steps[position]
-    if isinstance(step, KernelStep):
-        return plan.kernels[step.kernel].rpartition("_")[0]
-    return "host" if isinstance(step, HostStep) else type(step).__name__
-
-
-def shorten(items: Sequence[str], count: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(items[:count]) + (f" and {len(items) - count} more" if len(items) > count else "")
-
-
-def size_text(size_bytes: float) -> str:
-    """Bytes in a unit that reads well."""
+# ------------------------------------------------------------------------------------------------------------------- units
+def bytes_text(size: float) -> str:
+    """`1.5 MiB`"""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if size_bytes < 1024 or unit == "GiB":
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1024
+        if abs(size) < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
     raise AssertionError
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
-    """A table: with lines on a terminal, aligned columns in a pipe. `right` are columns to align right."""
-    from rich.console import Console
-    from rich.table import Table
+def seconds_text(seconds: float) -> str:
+    """`1.23 ms`"""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1 or unit == "us":
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    raise AssertionError
 
-    console = Console()
-    if not console.is_terminal:
-        texts = [[str(c) for c in columns], *[[str(c) for c in r] for r in rows]]
-        widths = [max(len(r[k]) for r in texts) for k in range(len(columns))]
-        print(title)
-        for r in texts:
-            print("  ".join(c.rjust(w) if k in right else c.ljust(w) for k, (c, w) in enumerate(zip(r, widths))).rstrip())
-        return
-    table = Table(title=title, title_justify="left")
-    for k, c in enumerate(columns):
-        table.add_column(c, justify="right" if k in right else "left")
-    for r in rows:
-        table.add_row(*[str(c) for c in r])
-    console.print(table)
+
+def count_text(number: int) -> str:
+    """`25.6 M`"""
+    for factor, unit in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{unit}"
+    return str(number)
+
+
+def shape_text(shape: Sequence[object] | None) -> str:
+    return "?" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 kernel`, `2 kernels`"""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- sessions
+def open_session(path: str, threads: int = 0, profile_prefix: str = "") -> InferenceSession:
+    """A session of a model or package.
+
+    Raises:
+        SardonyxError: it cannot be loaded.
+    """
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    if profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    return InferenceSession(path, options)
+
+
+def session_for(session: InferenceSession, feeds: Mapping[str, object]) -> InferenceSession:
+    """The session itself, or, where every combination of shapes is compiled by itself, the one for these feeds."""
+    if "by_shape" not in session._model.report:
+        return session
+    session.run(None, feeds)
+    return next(iter(session._variants.values()))
+
+
+def check_dims(session: InferenceSession, dims: Mapping[str, int]) -> None:
+    """Refuse sizes of dimensions that the model does not have.
+
+    Raises:
+        SardonyxError: an unknown name; lists those there are.
+    """
+    known = symbolic_dims(session._model.plan.inputs)
+    unknown = [n for n in dims if n not in known]
+    if unknown:
+        has = f"its symbolic dimensions are {', '.join(known)}" if known else "it has no symbolic dimensions"
+        raise SardonyxError(f"the inputs have no dimension named {', '.join(map(repr, unknown))}; {has}")
+
+
+def symbolic_dims(ports: Sequence[Port]) -> list[str]:
+    """Names of the symbolic dimensions of inputs."""
+    return list(dict.fromkeys(d for p in ports for d in p.shape or () if isinstance(d, str)))
+
+
+# ------------------------------------------------------------------------------------------------------------------ inputs
+def random_feeds(ports: Sequence[Port], dims: Mapping[str, int], seed: int, given: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """An array for every input that is not given.
+
+    Floats are normal, whole numbers 0 or 1 (they may be positions in tables of any size), booleans and everything called a mask true. A symbolic dimension has the
+    size that `dims` says, else that of a given array, else 1.
+    """
+    rng = np.random.default_rng(seed)
+    feeds = dict(given or {})
+    sizes = {}
+    for p in ports:
+        if p.name in feeds and p.shape is not None and isinstance(feeds[p.name], np.ndarray):
+            sizes.update({d: n for d, n in zip(p.shape, feeds[p.name].shape) if isinstance(d, str)})
+    sizes.update(dims)
+    for p in ports:
+        if p.name not in feeds:
+            feeds[p.name] = random_array(p, sizes, rng)
+    return feeds
+
+
+def random_array(port: Port, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    """A random value for one input.
+
+    Raises:
+        SardonyxError: the input is not a tensor.
+    """
+    if not port.type.startswith("tensor("):
+        raise SardonyxError(f"input {port.name} is a {port.type}: random values are made for tensors only; run the model from Python")
+    dtype = dt.BY_NAME[port.type[7:-1]]
+    shape = [d if isinstance(d, int) else sizes.get(str(d), 1) for d in port.shape or ()]
+    if dtype is dt.string:
+        return np.array([f"text {k}" for k in range(int(np.prod(shape)))], object).reshape(shape)
+    if "mask" in port.name.lower() and not dtype.kind == "float":
+        return np.ones(shape, dtype.numpy)
+    if dtype.kind == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.is_integer:
+        return rng.integers(0, 2, shape).astype(dtype.numpy)
+    if dtype.kind == "complex":
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
+    return rng.standard_normal(shape).astype(np.float32).astype(dtype.numpy)
