@@ -5,6 +5,7 @@ input closes or nothing was asked for a while.
 """
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -48,6 +49,8 @@ def main() -> None:
     from ..ir.errors import SardonyxError
 
     warm_up()
+    gc.freeze()  # what is loaded stays; looking through it again and again would take a tenth of the time
+    gc.set_threshold(100_000, 50, 50)
     while _wait(requests):
         try:
             kernel, target = receive(requests)  # type: ignore[misc]

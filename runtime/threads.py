@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ..ir.errors import TargetError
+from . import knobs
 from .host import usable_cores
 
 # Names under which loaders know the GNU, LLVM and Intel runtimes; all three export GNU's entry points.
-NAMES = ("libgomp.so.1", "libomp.so.5", "libomp.so", "libiomp5.so", "libomp.dylib", "libiomp5.dylib", "libiomp5md.dll", "vcomp140.dll")
+NAMES = ("libgomp.so.1", "libomp.so.5", "libomp.so", "libiomp5.so", "libomp.dylib", "libiomp5.dylib", "libiomp5md.dll")
 _SYMBOLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num")
 _LOCK = threading.Lock()
 
@@ -38,13 +40,28 @@ class OpenMP:
 
 
 def find_openmp() -> OpenMP | None:
-    """The process's OpenMP runtime: one that is loaded already, else the system's, else a copy that an installed package brings. None if there is none."""
+    """The OpenMP runtime to use: what the knob names, else one that this process has loaded, else the system's, else a copy that an installed package brings.
+
+    Returns:
+        None if there is none (which is said once), or if the knob says `off`.
+
+    Raises:
+        TargetError: the library that the knob names cannot be loaded, or is no OpenMP runtime with GNU's entry points.
+    """
     with _LOCK:
         return _find_openmp()
 
 
 @lru_cache(maxsize=1)
 def _find_openmp() -> OpenMP | None:
+    wanted = knobs.OPENMP.read().strip()
+    if wanted.lower() == "off":
+        return None
+    if wanted:
+        named = _open(wanted)
+        if named is None:
+            raise TargetError(f"{knobs.OPENMP.name} names '{wanted}', which is no loadable library with {', '.join(_SYMBOLS)}")
+        return named
     for name in _candidates():
         found = _open(name)
         if found is not None:

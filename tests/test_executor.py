@@ -9,6 +9,7 @@ import plans
 import pytest
 from sardonyx.ir.errors import InputError, TargetError
 from sardonyx.ir.plan import BufferSpec, Instruction, KernelStep, Plan
+from sardonyx.runtime import threads
 from sardonyx.runtime.executor import Executor
 from sardonyx.runtime.threads import default_threads, find_openmp
 
@@ -251,6 +252,22 @@ def test_missing_driver_and_foreign_objects() -> None:
 
 def test_default_threads() -> None:
     assert default_threads() >= 1
+
+
+def test_openmp_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARDONYX_OPENMP", "off")
+    assert threads._find_openmp.__wrapped__() is None
+    monkeypatch.setenv("SARDONYX_OPENMP", "libm.so.6")
+    with pytest.raises(TargetError, match="libm"):
+        threads._find_openmp.__wrapped__()
+    monkeypatch.delenv("SARDONYX_OPENMP")
+    assert threads._find_openmp.__wrapped__() is not None or find_openmp() is None
+
+
+def test_missing_openmp_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_candidates", lambda: iter(["no-such-library"]))
+    with pytest.warns(RuntimeWarning, match="libgomp"):
+        assert threads._find_openmp.__wrapped__() is None
 
 
 def test_memory_is_shared_between_shapes_and_given_back() -> None:
