@@ -80,8 +80,8 @@ class _Worker:
 
 
 def prewarm(processes: int) -> None:
-    """Start workers now, so that they are ready when kernels are; returns at once."""
-    if sys.executable:
+    """Start workers now, so that they are ready when kernels are; returns at once. One process means this one, which needs no start."""
+    if sys.executable and processes > 1:
         with _LOCK:
             _drop_dead()
             while len(_idle) < processes:

@@ -339,10 +339,12 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     from ..codegen.driver import driver_kernel
     from ..compiler.importer import import_model
     from .build import build_graph
+    from .compile_pool import prewarm
     from .progress import compile_progress
     from .report import Recorder
 
     start = time.perf_counter()
+    prewarm(knobs.COMPILE_PROCESSES.read_int() or target.cores)
     with compile_progress() as progress:
         progress.stage("reading the model")
         graph = import_model(source, free_dimensions=options.free_dimensions, free_dimensions_by_denotation=options.free_denotations,
