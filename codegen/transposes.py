@@ -2,14 +2,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr
+from .cases import outer_condition, segments
 from .flatten import FlatNest, FlatStore, merge_parallel_axes, replace_axes, substitute_free
-from .map_loops import MapSchedule
+from .map_loops import MAX_CASES, MapSchedule
 from .numba_backend import storage_name
 from .scalar import Scope, bare
 
@@ -72,9 +73,8 @@ def crossing(nest: FlatNest) -> tuple[Expr, list[Expr]] | None:
     found: list[tuple[Expr, Expr]] = []
     for e in _loads(nest):
         offset = e.args[0]
-        if ex.load_tensor(e) in nest.guarded or inner not in offset.axes or is_unit(offset, inner) or step(offset, inner) is None:
-            continue
-        found += [(a, e) for a in nest.axes[:-1] if is_unit(offset, a)]
+        if inner in offset.axes and not is_unit(offset, inner) and step(offset, inner) is not None:
+            found += [(a, e) for a in nest.axes[:-1] if is_unit(offset, a)]
     if not found:
         return None
     axis = Counter(a for a, _ in found).most_common(1)[0][0]
@@ -83,80 +83,142 @@ def crossing(nest: FlatNest) -> tuple[Expr, list[Expr]] | None:
     return axis, [e for a, e in found if a is axis]
 
 
+@dataclass(frozen=True)
+class Range:
+    """A part of an axis: spelling of its first position and of its end."""
+
+    first: str
+    end: str
+
+    @property
+    def length(self) -> str:
+        return f"{self.end} - {self.first}" if self.first != "0" else self.end
+
+
 class TransposeSchedule(MapSchedule):
     """Units of TILE rows: elements read across go through vector transposes, straight to their place or into a tile in scratch memory."""
 
     def __init__(self, nest: FlatNest, axis: Expr, loads: Sequence[Expr]) -> None:
         super().__init__(replace(nest, axes=tuple(a for a in nest.axes if a not in (axis, nest.axes[-1])) + (axis, nest.axes[-1])))
-        self.row, self.column, self.across = axis, nest.axes[-1], list(loads)
+        self.row, self.column, self.across = axis, nest.axes[-1], set(loads)
 
     def body(self, root: Scope) -> Expr:
-        w, _e = self.writer, self.emitter
+        w = self.writer
         outer = self.nest.axes[:-2]
-        blocks = ex.ceildiv(self.row.extent, TILE)
-        digits = [(a.extent, w.name("i")) for a in outer] + [(blocks, w.name("k"))]
+        digits = [(a.extent, w.name("i")) for a in outer] + [(ex.ceildiv(self.row.extent, TILE), w.name("k"))]
         header, advance = self.odometer(root, digits)
         unit = Scope(root, dict(zip(outer, (name for _, name in digits))))
-        first, end = w.name("j"), w.name("j")
-        unit.lines += [f"{first} = {digits[-1][1]} * {TILE}", f"{end} = min({first} + {TILE}, {w.parameter(self.row.extent, self.row)})"]
-        copies = [s for s in self.nest.stores if s.value in self.across and s.tensor.dtype is s.value.dtype]
-        for s in copies:
-            self.copy(s, unit, first, end)
-        rest = tuple(s for s in self.nest.stores if s not in copies)
-        if rest:
-            self.strips(rest, unit, first, end)
+        rows = Range(w.name("j"), w.name("j"))
+        unit.lines += [f"{rows.first} = {digits[-1][1]} * {TILE}", f"{rows.end} = min({rows.first} + {TILE}, {w.parameter(self.row.extent, self.row)})"]
+        self.tiles(self.nest.stores, unit, rows, MAX_CASES)
         unit.lines += advance
         unit.close(header)
         return ex.product(n for n, _ in digits)
 
-    def transpose(self, scope: Scope, target: tuple[str, str, str], load: Expr, start: dict[Expr, str], rows: str, columns: str) -> None:
+    # ----------------------------------------------------------------------------------------------------------------- cases
+    def tiles(self, stores: tuple[FlatStore, ...], scope: Scope, rows: Range, budget: int) -> None:
+        """All columns of some rows, conditions on outer axes outside."""
+        found = outer_condition([s.value for s in stores], scope.bound()) if budget > 1 else None
+        if found is not None:
+            condition, yes, no = found
+            text = bare(self.emitter.value(condition, scope))
+            blocks = []
+            for header, facts in ((f"if {text}:", yes), ("else:", no)):
+                block = Scope(scope, conditional=True)
+                self.tiles(self.known(stores, facts), block, rows, budget // 2 if facts is yes else budget - 1)
+                blocks.append((block, header))
+            for block, header in blocks:
+                block.close(header)
+            return
+        for part, mine in self.parts(stores, scope, self.row, rows):
+            columns = Range("0", self.writer.parameter(self.column.extent, self.column))
+            for strip, resolved in self.parts(mine, scope, self.column, columns):
+                self.part(resolved, scope, part, strip)
+
+    def parts(self, stores: tuple[FlatStore, ...], scope: Scope, axis: Expr, whole: Range) -> list[tuple[Range, tuple[FlatStore, ...]]]:
+        """The range of an axis, cut where conditions on it change."""
+        out, first = [], whole.first
+        for segment in segments([s.value for s in stores], axis, scope.bound()):
+            end = whole.end
+            if segment.end is not None:
+                end = self.writer.name("j")
+                scope.lines.append(f"{end} = min(max({bare(self.emitter.value(segment.end, scope))}, {first}), {whole.end})")
+            out.append((Range(first, end), self.known(stores, segment.facts)))
+            first = end
+        return out
+
+    def part(self, stores: tuple[FlatStore, ...], unit: Scope, rows: Range, columns: Range) -> None:
+        """A rectangle in which nothing is left to decide."""
+        scope = Scope(unit, conditional=True)
+        copies = [s for s in stores if s.value in self.across and s.tensor.dtype is s.value.dtype]
+        for s in copies:
+            self.copy(s, scope, rows, columns)
+        rest = tuple(s for s in stores if s not in copies)
+        if rest:
+            self.strips(rest, scope, rows, columns)
+        unit.lines += scope.lines
+
+    # ----------------------------------------------------------------------------------------------------------------- tiles
+    def transpose(self, scope: Scope, target: tuple[str, str, str], load: Expr, rows: Range, columns: Range) -> None:
         """target[at + step * i + j] = load(row i, column j)."""
         tensor = self.nest.buffers[ex.load_tensor(load)]
         buffer = self.writer.buffer(tensor)
-        inner = Scope(scope, start)
-        at = bare(self.emitter.value(self.begin(load.args[0], start), inner))
-        pace = self.pace(load.args[0], self.column)
+        at = self.begin(load.args[0], scope, rows, columns)
+        pace = self.writer.parameter(step(load.args[0], self.column))
         name = self.writer.function(f"transpose_{tensor.dtype.itemsize_bytes * 8}", "transpose", tensor.dtype.itemsize_bytes * 8)
-        arguments = [*target, buffer, at, pace, rows, columns]
-        scope.lines += inner.lines + [f"{name}({', '.join(arguments)})"]
+        scope.lines.append(f"{name}({', '.join([*target, buffer, at, pace, rows.length, columns.length])})")
 
-    def begin(self, offset: Expr, start: dict[Expr, str]) -> Expr:
-        """An offset at the first row and, where no other is given, the first column."""
-        return offset if self.column in start else substitute_free(offset, {self.column: ex.const(0)})
+    def begin(self, offset: Expr, scope: Scope, rows: Range, columns: Range) -> str:
+        """An offset at the first row and column."""
+        start = {self.row: rows.first, self.column: columns.first}
+        if columns.first == "0":
+            del start[self.column]
+            offset = substitute_free(offset, {self.column: ex.const(0)})
+        inner = Scope(scope, start)
+        text = bare(self.emitter.value(offset, inner))
+        scope.lines += inner.lines
+        return text
 
-    def pace(self, offset: Expr, axis: Expr) -> str:
-        """A step as a parameter of its own."""
-        return self.writer.parameter(step(offset, axis))
-
-    def copy(self, store: FlatStore, unit: Scope, first: str, end: str) -> None:
+    def copy(self, store: FlatStore, scope: Scope, rows: Range, columns: Range) -> None:
         """A store of elements as they are."""
-        start = {self.row: first}
-        inner = Scope(unit, start)
         buffer = self.writer.buffer(store.tensor)
         self.writer.written.add(store.tensor)
-        target = buffer, bare(self.emitter.value(self.begin(store.offset, start), inner)), self.pace(store.offset, self.row)
-        unit.lines += inner.lines
-        self.transpose(unit, target, store.value, start, f"{end} - {first}", self.writer.parameter(self.column.extent, self.column))
+        target = buffer, self.begin(store.offset, scope, rows, columns), self.writer.parameter(step(store.offset, self.row))
+        self.transpose(scope, target, store.value, rows, columns)
 
-    def strips(self, stores: tuple[FlatStore, ...], unit: Scope, first: str, end: str) -> None:
+    def strips(self, stores: tuple[FlatStore, ...], scope: Scope, rows: Range, columns: Range) -> None:
         """Other stores, a tile at a time."""
         w, e = self.writer, self.emitter
-        left, right = w.name("j"), w.name("j")
-        extent = w.parameter(self.column.extent, self.column)
-        strip = Scope(unit)
-        strip.lines.append(f"{right} = min({left} + {STRIP}, {extent})")
-        for load in dict.fromkeys(x for s in stores for x in ex.loads([s.value]) if x in self.across):
-            row = self.tile(load)
-            self.transpose(strip, (row, "0", str(STRIP)), load, {self.row: first, self.column: left}, f"{end} - {first}", f"{right} - {left}")
-            e.tiles[load] = lambda scope, row=row: (row, f"({self.at(self.row, scope)} - {first}) * {STRIP} + ({self.at(self.column, scope)} - {left})")
-        e.ranges[self.row], e.ranges[self.column] = (first, end), (left, right)
+        piece = Range(w.name("j"), w.name("j"))
+        strip = Scope(scope)
+        strip.lines.append(f"{piece.end} = min({piece.first} + {STRIP}, {columns.end})")
+        for load in self.unconditional([s.value for s in stores]):
+            row = e.scratch(storage_name(load.dtype), ex.const(TILE * STRIP * load.dtype.itemsize_bytes))
+            self.transpose(strip, (row, "0", str(STRIP)), load, rows, piece)
+            e.tiles[load] = self.element_of(row, rows, piece)
+        e.ranges[self.row], e.ranges[self.column] = (rows.first, rows.end), (piece.first, piece.end)
         self.loops(strip, self.nest.axes[:-2], self.nest.axes[-2:], stores)
-        strip.close(f"for {left} in range(0, {extent}, {STRIP}):")
+        strip.close(f"for {piece.first} in range({columns.first}, {columns.end}, {STRIP}):")
+        e.tiles.clear()
+        del e.ranges[self.row], e.ranges[self.column]
 
-    def at(self, axis: Expr, scope: Scope) -> str:
-        return scope.binding(axis).axes[axis]
+    def element_of(self, tile: str, rows: Range, columns: Range) -> Callable[[Scope], tuple[str, str]]:
+        """Where a tile holds the element of the loops' positions."""
+        def place(scope: Scope) -> tuple[str, str]:
+            row, column = (scope.binding(a).axes[a] for a in (self.row, self.column))
+            return tile, f"({row} - {rows.first}) * {STRIP} + ({column} - {columns.first})"
+        return place
 
-    def tile(self, load: Expr) -> str:
-        """Scratch memory for one tile of a load's elements, as they are stored."""
-        dtype = load.dtype
-        return self.emitter.scratch(storage_name(dtype), ex.const(TILE * STRIP * dtype.itemsize_bytes))
+    def unconditional(self, values: Sequence[Expr]) -> list[Expr]:
+        """The loads across that are done at every point, in order of appearance."""
+        found: dict[Expr, None] = {}
+        pending, seen = list(values)[::-1], set()
+        while pending:
+            e = pending.pop()
+            if e in seen:
+                continue
+            seen.add(e)
+            if e in self.across:
+                found[e] = None
+            pending.extend((e.args[:1] if e.op == "where" and self.emitter.is_lazy(e) else ex.children(e))[::-1])
+        return list(found)

@@ -364,3 +364,28 @@ def test_rows_stored_across(order: tuple[int, ...]) -> None:
     assert call.flops is not None
     check(identity_map(c, layer_norm(lambda *i: a[i], 33, ex.const(33.0, dt.float32), s, t)), {a: order}, tolerance=1e-5)
     check(identity_map(c, softmax(lambda *i: a[i], 33)), {a: order, c: order})
+
+
+def test_concat_and_pad_across() -> None:
+    a, b, c = tensor("a", (2, 20, 37)), tensor("b", (2, 9, 37)), tensor("c", (2, 37, 29))
+    check(identity_map(c, lambda n, i, k: ex.where(k < 20, a[n, k, i], b[n, k - 20, i])))
+    check(identity_map(c, lambda n, i, k: ex.where(k < 20, a[n, k, i] * 2.0, b[n, k - 20, i])))
+    d = tensor("d", (2, 40, 25))
+    check(identity_map(d, lambda n, i, k: ex.load(a, (n, k - 2, i - 1), 0.5)))
+    check(identity_map(d, lambda n, i, k: ex.unary("neg", ex.load(a, (n, k - 2, i - 1), 0.5))))
+    e = tensor("e", (4, 37, 20))
+    check(identity_map(e, lambda n, i, k: ex.load(a, (n - 1, k, i), 0.5)))
+
+
+def test_long_sums_over_several_axes_are_precise() -> None:
+    a = tensor("a", (256, 128, 3))
+    b = tensor("b", (3,))
+    x = (RNG.random((256, 128, 3)) + 1).astype(np.float32)
+    nest = identity_map(b, lambda i: reduced("sum", (256, 128, 3), lambda j, k, r: a[j, k, r] * b_scale(i, r)))
+    out = evaluate(nest, {a: x})[b]
+    exact = x.astype(np.float64).sum()
+    assert abs(out - exact).max() / exact < 1e-5
+
+
+def b_scale(i, r):
+    return ex.cast(ex.where(i < r + 3, 1, 0), dt.float32)
