@@ -45,11 +45,29 @@ def assign(program: NestProgram, required: Layouts) -> Layouts:
         for store in n.stores if isinstance(n, (MapNest, ContractionNest)) else ():
             if store.tensor in fixed or store.tensor in layouts:
                 continue
-            order = channels_last(store.tensor.rank) if profit.is_convolution(n) else followed_order(n, store, layouts) if isinstance(n, MapNest) else None
+            order = result_order(program, n, store) if isinstance(n, ContractionNest) else followed_order(n, store, layouts)
             if order is not None:
                 layouts[store.tensor] = order
     toposort(program)
     return {t: o for t, o in layouts.items() if o != tuple(range(t.rank))}
+
+
+def result_order(program: NestProgram, nest: ContractionNest, store: Store) -> tuple[int, ...] | None:
+    """The order in which a contraction's columns lie next to each other; None where row-major is as good.
+
+    A product's result that other contractions read keeps its order: they may read it as a matrix of another shape.
+    """
+    convolution = profit.is_convolution(nest)
+    columns = set(nest.columns)
+    if convolution:
+        columns.update(x for x in nest.batch if x in nest.b.axes)
+    along = [d for d, i in enumerate(store.index) if i.axes & columns]
+    rest = [d for d in range(store.tensor.rank) if d not in along]
+    if not along or store.tensor.rank - 1 in along:
+        return None
+    if not convolution and any(isinstance(n, ContractionNest) and any(ex.load_tensor(e) is store.tensor for e in ex.loads([n.a, n.b])) for n in program.nests):
+        return None
+    return (*rest, *along)
 
 
 def _reach_back(program: NestProgram, fixed: set[Tensor], layouts: Layouts) -> None:
