@@ -14,11 +14,11 @@ from ..ir.driver_abi import (
     ARRAY_DTYPE,
     ARRAY_FLAGS,
     ARRAY_RANK,
-    BARRIER,
     BINDING_COUNT,
     BINDING_WORDS,
     BINDINGS,
     CLOCK,
+    COUNTERS,
     DATA_OFFSET,
     DIMS,
     DRIVER,
@@ -31,6 +31,7 @@ from ..ir.driver_abi import (
     OBJECTS,
     OPERANDS,
     PARALLEL,
+    PARTS,
     POINTERS,
     PROGRAM,
     SCRATCH,
@@ -38,10 +39,11 @@ from ..ir.driver_abi import (
     SLOTS,
     SMALL_BYTES,
     SMALL_FLOPS,
+    SPARE_WORDS,
+    SPINS,
     START,
     STATE,
     STEP_COUNT,
-    STEP_KERNEL,
     STEP_SIZE,
     STEP_WORDS,
     STEPS,
@@ -49,9 +51,8 @@ from ..ir.driver_abi import (
     TEAM,
     THREAD_NUMBER,
     THREADS,
-    TIME_NANOSECONDS,
-    TIME_SECONDS,
     TIMES,
+    YIELD,
 )
 from ..ir.kernel import KernelSource
 from .routines import routine_text
@@ -61,17 +62,20 @@ INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
     ("put_pointer", "put_pointer", ()),
     ("call_kernel", "call_address", ("v", "ppllp")),
     ("call_parallel", "call_address", ("v", "ppii")),
-    ("call_barrier", "call_address", ("v", "")),
+    ("call_yield", "call_address", ("i", "")),
     ("call_thread_number", "call_address", ("i", "")),
     ("call_clock", "call_address", ("i", "ip")),
     ("evaluate", "size_program", ()),
+    ("fetch_add", "fetch_add", ()),
+    ("load_acquire", "load_acquire", ()),
+    ("pause", "pause", ()),
 )
 
 
 @lru_cache(maxsize=1)
 def driver_kernel() -> KernelSource:
     """The driver as a kernel to compile; its symbol starts with `driver_`."""
-    text = routine_text(drive, (bind_arrays, run_kernel_step, now, walk), {}, 2, [name for name, _, _ in INTRINSICS])
+    text = routine_text(drive, (bind_arrays, now, run_kernel_step, do_part, row_is_small, share_step, walk), {}, 2, [name for name, _, _ in INTRINSICS])
     return KernelSource("driver", text, (dt.int64, dt.int64), (False, False), 0, (), INTRINSICS)
 
 
@@ -88,6 +92,9 @@ def drive(context, mode, lo, hi, scratch):
         if wrong >= 0:
             words(context[STATE])[STOPPED] = -1 - wrong
         elif context[THREADS] > 1:
+            counters = words(context[COUNTERS])
+            for k in range(context[START] * (context[THREADS] + 1), context[STEP_COUNT] * (context[THREADS] + 1)):
+                counters[k] = 0
             call_parallel(context[PARALLEL], context[DRIVER], context[TEAM], context[THREADS], 0)
         else:
             walk(context, 0)
@@ -117,62 +124,78 @@ def bind_arrays(context):
 
 
 def walk(context, thread):
-    """Do steps from START on until the host is needed; every thread of a team walks all steps and does its share of each."""
+    """Do steps from START on until the host is needed; every thread of a team walks all steps."""
     steps = words(context[STEPS])
     numbers = words(context[NUMBERS])
     count = context[STEP_COUNT]
     threads = context[THREADS]
+    k = context[START]
+    while k < count and steps[k * STEP_WORDS] <= STEP_SIZE:
+        row = k * STEP_WORDS
+        units = numbers[steps[row + 5]]
+        if threads == 1:
+            do_part(context, steps, numbers, k, 0, 0, units)
+        else:
+            share = 1 if row_is_small(steps, numbers, row, units) else PARTS
+            share_step(context, steps, numbers, k, thread, threads, units, share)
+        k += 1
+    words(context[STATE])[STOPPED] = k
+
+
+def row_is_small(steps, numbers, row, units):
+    """Whether a step is for one thread: it is one piece, a piece of the size program, or not worth sharing."""
+    if steps[row] == STEP_SIZE or units <= 1:
+        return True
+    return steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES
+
+
+def share_step(context, steps, numbers, k, thread, threads, units, parts):
+    """Do parts of a step, first of this thread's share, then of others', and wait until all are done.
+
+    Nobody waits for a thread that has begun nothing: one that the system keeps from running finds its share done by the others.
+    """
+    counters = context[COUNTERS] + 8 * k * (threads + 1)
+    shares = threads if parts == PARTS else 1
+    total = shares * parts
+    if load_acquire(counters) >= total:
+        return
+    done = 0
+    for v in range(shares):
+        owner = (thread + v) % shares
+        begun = counters + 8 * (owner + 1)
+        while load_acquire(begun) < parts:
+            part = fetch_add(begun, 1)
+            if part < parts:
+                at = owner * parts + part
+                do_part(context, steps, numbers, k, thread, units * at // total, units * (at + 1) // total)
+                done += 1
+    if done > 0:
+        fetch_add(counters, done)
+    spins = 0
+    while load_acquire(counters) < total:
+        pause()
+        spins += 1
+        if spins > SPINS and context[YIELD] != 0:
+            call_yield(context[YIELD])
+
+
+def do_part(context, steps, numbers, k, thread, lo, hi):
+    """Units lo <= u < hi of a step, timed if there is a clock."""
+    row = k * STEP_WORDS
     clock = context[CLOCK]
     times = words(context[TIMES])
-    shared = False  # other threads may still be busy
-    single = False  # thread 0 may still be busy
-    k = context[START]
-    while k < count:
-        row = k * STEP_WORDS
-        kind = steps[row]
-        if kind == STEP_KERNEL:
-            units = numbers[steps[row + 5]]
-            small = steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES
-            alone = threads == 1 or units <= 1 or small
-            if shared or (single and not alone):
-                call_barrier(context[BARRIER])
-                shared = False
-                single = False
-            if clock != 0 and thread == 0:
-                times[2 * k] = now(clock, context[STATE])
-            if alone:
-                if thread == 0 and units > 0:
-                    run_kernel_step(context, steps, numbers, row, thread, 0, units)
-                single = threads > 1
-            else:
-                run_kernel_step(context, steps, numbers, row, thread, units * thread // threads, units * (thread + 1) // threads)
-                shared = True
-            if clock != 0:
-                if shared:
-                    call_barrier(context[BARRIER])
-                    shared = False
-                if thread == 0:
-                    times[2 * k + 1] = now(clock, context[STATE])
-        elif kind == STEP_SIZE:
-            if shared:
-                call_barrier(context[BARRIER])
-            if thread == 0:
-                evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], steps[row + 1], steps[row + 2])
-            if threads > 1:
-                call_barrier(context[BARRIER])
-            shared = False
-            single = False
-        else:
-            break
-        k += 1
-    if thread == 0:
-        words(context[STATE])[STOPPED] = k
+    if clock != 0 and times[2 * k] == 0:
+        times[2 * k] = now(context, clock, thread)
+    if steps[row] == STEP_SIZE:
+        evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], steps[row + 1], steps[row + 2])
+    elif lo < hi:
+        run_kernel_step(context, steps, numbers, row, thread, lo, hi)
+    if clock != 0:
+        times[2 * k + 1] = now(context, clock, thread)
 
 
 def run_kernel_step(context, steps, numbers, row, thread, lo, hi):
     """Gather a kernel's pointers and parameters, then call it."""
-    if lo >= hi:
-        return
     operands = words(context[OPERANDS] + 8 * steps[row + 2])
     pointers = words(context[POINTERS])
     area = context[ARGUMENTS] + 8 * thread * context[ARGUMENT_STRIDE]
@@ -186,7 +209,8 @@ def run_kernel_step(context, steps, numbers, row, thread, lo, hi):
     call_kernel(kernels[steps[row + 1]], area, area + 8 * buffers, lo, hi, context[SCRATCH] + thread * context[SCRATCH_STRIDE])
 
 
-def now(clock, state):
+def now(context, clock, thread):
     """Nanoseconds of the monotonic clock."""
-    call_clock(clock, 1, state + 8 * TIME_SECONDS)
-    return words(state)[TIME_SECONDS] * 1000000000 + words(state)[TIME_NANOSECONDS]
+    at = context[ARGUMENTS] + 8 * ((thread + 1) * context[ARGUMENT_STRIDE] - SPARE_WORDS)
+    call_clock(clock, 1, at)
+    return words(at)[0] * 1000000000 + words(at)[1]

@@ -69,6 +69,34 @@ def _convert(b: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
     return b.trunc(value, I32) if kind is I32 else value
 
 
+@builder("fetch_add")
+def fetch_add(target: Target) -> object:
+    """`f(address, n)`: add n to the int64 there, all at once; gives what it was. What other threads wrote before their additions is seen after it."""
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        return b.atomic_rmw("add", b.inttoptr(values[0], I64.as_pointer()), values[1], "seq_cst")
+    return _typed(types.int64(types.int64, types.int64), lower)
+
+
+@builder("load_acquire")
+def load_acquire(target: Target) -> object:
+    """`f(address)`: the int64 there; what the thread that stored it wrote before is seen after it."""
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        return b.load_atomic(b.inttoptr(values[0], I64.as_pointer()), "acquire", 8)
+    return _typed(types.int64(types.int64), lower)
+
+
+@builder("pause")
+def pause(target: Target) -> object:
+    """`f()`: tell the processor that this is a waiting loop (x86's PAUSE, Arm's YIELD; nothing elsewhere)."""
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        if target.arch == "x86_64":
+            b.call(b.module.declare_intrinsic("llvm.x86.sse2.pause", (), ir.FunctionType(ir.VoidType(), [])), [])
+        elif target.arch in ("aarch64", "arm64"):
+            b.call(b.module.declare_intrinsic("llvm.aarch64.hint", (), ir.FunctionType(ir.VoidType(), [I32])), [I32(1)])
+        return context.get_dummy_value()
+    return _typed(types.void(), lower)
+
+
 def _typed(signature: Any, lower: Any) -> object:
     """An intrinsic with one signature, whatever its number of arguments."""
     count = len(signature.args)
@@ -77,5 +105,5 @@ def _typed(signature: Any, lower: Any) -> object:
         return signature, lower
     names = ", ".join(f"a{k}" for k in range(count))
     namespace: dict[str, Any] = {"typed": typed}
-    exec(f"def f(typing_context, {names}):\n    return typed(typing_context)\n", namespace)
+    exec(f"def f(typing_context{', ' if names else ''}{names}):\n    return typed(typing_context)\n", namespace)
     return intrinsic(namespace["f"])

@@ -27,11 +27,23 @@ def size_program(target: Target) -> object:
     @intrinsic
     def f(typing_context: Any, program: Any, numbers: Any, pointers: Any, first: Any, last: Any) -> Any:
         def lower(context: Any, b: ir.IRBuilder, _: Any, arguments: Any) -> ir.Value:
-            program_, numbers_, pointers_ = (b.inttoptr(a, WORDS) for a in arguments[:3])
-            _emit_loop(b, program_, numbers_, pointers_, arguments[3], arguments[4])
+            b.call(_interpreter(b.module), arguments)
             return context.get_dummy_value()
         return types.void(*[types.int64] * 5), lower
     return f
+
+
+def _interpreter(module: ir.Module) -> ir.Function:
+    """The interpreter as a function of its own, so that it is there once however many callers are inlined."""
+    if "size_program" in module.globals:
+        return module.globals["size_program"]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 5), "size_program")
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    _emit_loop(b, *(b.inttoptr(a, WORDS) for a in function.args[:3]), *function.args[3:])
+    b.ret_void()
+    return function
 
 
 def _emit_loop(b: ir.IRBuilder, program: ir.Value, numbers: ir.Value, pointers: ir.Value, first: ir.Value, last: ir.Value) -> None:

@@ -151,7 +151,8 @@ class Frame:
         self.pointers = tables.pointers.copy()
         self.state = array.array("q", [0] * dv.STATE_WORDS)
         self.objects = array.array("q", [0] * (len(tables.bindings) + 1))
-        self.arguments = np.zeros(tables.threads * (tables.argument_words + 8), np.int64)
+        self.arguments = np.zeros(tables.threads * (tables.argument_words + dv.SPARE_WORDS), np.int64)
+        self.counters = np.zeros(len(plan.steps) * (tables.threads + 1) + 1, np.int64)
         self.times: np.ndarray | None = None
         self.kept: list[object] = []  # arrays that the host made during a run
         slots: list[int] = []
@@ -176,10 +177,11 @@ class Frame:
         c[dv.OPERANDS], c[dv.PROGRAM], c[dv.EAGER] = address(t.operands), address(t.program), t.plan.eager
         c[dv.NUMBERS], c[dv.POINTERS], c[dv.KERNELS] = address(self.numbers), address(self.pointers), address(t.kernels)
         c[dv.STATE] = self.state.buffer_info()[0]
-        c[dv.ARGUMENTS], c[dv.ARGUMENT_STRIDE] = address(self.arguments), t.argument_words + 8
+        c[dv.ARGUMENTS], c[dv.ARGUMENT_STRIDE] = address(self.arguments), t.argument_words + dv.SPARE_WORDS
         c[dv.DRIVER], c[dv.TEAM] = t.driver, self.record + 16
         if t.openmp is not None:
-            c[dv.PARALLEL], c[dv.BARRIER], c[dv.THREAD_NUMBER] = t.openmp.parallel, t.openmp.barrier, t.openmp.thread_number
+            c[dv.PARALLEL], c[dv.YIELD], c[dv.THREAD_NUMBER] = t.openmp.parallel, t.openmp.yield_, t.openmp.thread_number
+            c[dv.COUNTERS] = address(self.counters)
         c[dv.OBJECTS], c[dv.BINDINGS], c[dv.BINDING_COUNT] = self.objects.buffer_info()[0], address(self.bindings), len(t.bindings)
         c[dv.SLOTS], c[dv.DIMS], c[dv.DATA_OFFSET] = address(self.slots), address(self.dims), data_offset()
 
@@ -274,6 +276,8 @@ class Frame:
         if clock and self.times is None:
             self.times = np.zeros(2 * len(self.tables.plan.steps) + 1, np.int64)
             self.context[dv.TIMES] = address(self.times)
+        if clock:
+            self.times[:] = 0
         self.context[dv.CLOCK] = clock
 
 

@@ -18,7 +18,7 @@ from .host import usable_cores
 
 # Names under which loaders know the GNU, LLVM and Intel runtimes; all three export GNU's entry points.
 NAMES = ("libgomp.so.1", "libomp.so.5", "libomp.so", "libiomp5.so", "libomp.dylib", "libiomp5.dylib", "libiomp5md.dll")
-_SYMBOLS = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num")
+_SYMBOLS = ("GOMP_parallel", "omp_get_thread_num")
 _LOCK = threading.Lock()
 
 
@@ -29,14 +29,14 @@ class OpenMP:
     Args:
         name: the library they come from.
         parallel: `void GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags)`.
-        barrier: `void GOMP_barrier(void)`.
         thread_number: `int omp_get_thread_num(void)`.
+        yield_: libc's `int sched_yield(void)`; 0 where there is none.
     """
 
     name: str
     parallel: int
-    barrier: int
     thread_number: int
+    yield_: int
 
 
 def find_openmp() -> OpenMP | None:
@@ -101,10 +101,21 @@ def _installed_copies() -> Iterator[str]:
 def _open(name: str | None) -> OpenMP | None:
     try:
         library = ctypes.CDLL(name)
-        addresses = [ctypes.cast(getattr(library, s), ctypes.c_void_p).value for s in _SYMBOLS]
+        parallel, thread_number = (_address(library, s) for s in _SYMBOLS)
     except (OSError, AttributeError, TypeError):
         return None
-    return OpenMP(name or "this process", *(a or 0 for a in addresses))
+    return OpenMP(name or "this process", parallel, thread_number, _sched_yield())
+
+
+def _address(library: ctypes.CDLL, symbol: str) -> int:
+    return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
+
+
+def _sched_yield() -> int:
+    try:
+        return _address(ctypes.CDLL(None), "sched_yield")
+    except (OSError, AttributeError, TypeError):
+        return 0
 
 
 def default_threads() -> int:

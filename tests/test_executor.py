@@ -279,3 +279,13 @@ def test_memory_is_shared_between_shapes_and_given_back() -> None:
     e.release_memory()
     assert not e._arenas
     np.testing.assert_array_equal(e.run([rows(4)])[0], rows(4) * 8)
+
+
+def test_work_is_shared_when_others_hold_the_processors() -> None:
+    if find_openmp() is None:
+        pytest.skip("one thread only")
+    e = plans.executor(plans.chain_plan(40), (plans.ADD, plans.SCALE), threads=4)
+    for n in (1, 3, 33, 1000):
+        x = rows(n)
+        for _ in range(20):
+            np.testing.assert_array_equal(e.run([x])[0], (x + x) * np.float32(2.0 ** 40))
