@@ -51,7 +51,8 @@ class Product:
         guards: where an element lies in the padding, which holds `fill`.
         b: operand expression, to be packed.
         b_offset: position of b's element in memory where it may be read in place (an activation with regular steps), else None.
-        channelwise: `a` walks the columns too, by adjacent elements, and there is no inner axis: a depthwise convolution.
+        group: 0, or the channels of a group where `a` walks the columns too, by adjacent elements: a convolution of small groups, whose inner axis
+            (None for groups of one) runs over the group's channels.
     """
 
     batch: tuple[Expr, ...]
@@ -67,8 +68,12 @@ class Product:
     dtype: DType
     stores: tuple[Store, ...]
     origin: tuple[str, ...]
-    channelwise: bool = False
+    group: int = 0
     b_offset: Expr | None = None
+
+    @property
+    def channelwise(self) -> bool:
+        return self.group > 0
 
     @property
     def reduced(self) -> tuple[Expr, ...]:
@@ -391,9 +396,9 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         return [nest.as_map()]
     if any(integer.as_int(x.extent) == 0 for x in nest.reduced):
         return [nest.as_map()]
-    depthwise = conv.depthwise(nest, known)
-    if depthwise is not None:
-        maps, product = depthwise
+    grouped = conv.small_groups(nest, known, target)
+    if grouped is not None:
+        maps, product = grouped
     else:
         maps, nest = prepare_a(orient(nest, constants), known)
         in_place = not is_constant(nest.b, constants) and is_regular(nest.b, nest, known)
@@ -433,4 +438,4 @@ def to_product(nest: ContractionNest, layouts: Layouts, b_in_place: bool) -> Pro
     taps = tuple(x for x in nest.reduced if x is not inner)
     fill = ex.load_fill(nest.a) if guards else 0
     return Product(nest.batch, nest.rows, nest.columns, taps, inner, ex.load_tensor(nest.a), flat_offset(nest.a, layouts), guards, fill or 0, nest.b, nest.dtype,
-                   nest.stores, nest.origin, False, flat_offset(nest.b, layouts) if b_in_place else None)
+                   nest.stores, nest.origin, 0, flat_offset(nest.b, layouts) if b_in_place else None)

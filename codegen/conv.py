@@ -1,4 +1,4 @@
-"""Depthwise convolutions: products that are element-wise in the channels."""
+"""Convolutions of small groups: products that stay among neighbouring channels, depthwise ones above all."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -7,50 +7,83 @@ from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr
 from ..ir.loops import ContractionNest, MapNest
-from .contraction import ONE, Layouts, Product, copy_padded, decline_in_place, find_guards, flat_offset, merge_axes, ordered
+from ..ir.target import Target
+from .contraction import ONE, ZERO, Layouts, Product, copy_padded, decline_in_place, find_guards, flat_offset, merge_axes, ordered, rewrite
+
+LARGEST_GROUP = 8  # channels; larger groups are products of their own
 
 
-def depthwise(nest: ContractionNest, layouts: Layouts) -> tuple[list[MapNest], Product] | None:
-    """The channelwise product of a convolution whose groups have one channel in and one out, with the copy of its input that it may need.
+def small_groups(nest: ContractionNest, layouts: Layouts, target: Target) -> tuple[list[MapNest], Product] | None:
+    """The product over neighbouring channels that a convolution of small groups is, with the copy of its input that it may need.
 
-    None where the nest is not one: there is no batch axis to be the channels, or groups have several channels.
+    None where the nest is not one: no batch axis stands for the groups, or they are large, or have more channels on one side than on the other.
     """
-    if nest.columns or not nest.batch or not nest.rows:
+    if not nest.batch or not nest.rows:
         return None
-    channel = _channel_axis(nest, layouts)
-    if channel is None:
+    found = _as_channels(nest, target)
+    if found is None:
         return None
+    nest, channel, inner, group = found
     maps: list[MapNest] = []
     if not _reads_in_place(nest, channel, layouts):
         copied = copy_padded(nest, channel)
         if copied is None or not _reads_in_place(copied[1], channel, layouts):
             return None
         maps, nest = [copied[0]], copied[1]
-    batch = tuple(x for x in nest.batch if x is not channel)
-    nest = replace(nest, batch=batch, columns=(channel,))
     if not find_guards(nest.a) and ex.load_fill(nest.a) is not None:
         nest = replace(nest, a=ex.load(ex.load_tensor(nest.a), nest.a.args))
     nest = merge_axes(ordered(nest, layouts), layouts)
     guards = find_guards(nest.a)
-    return maps, Product(nest.batch, nest.rows, nest.columns, nest.reduced, None, ex.load_tensor(nest.a), flat_offset(nest.a, layouts), guards,
-                         ex.load_fill(nest.a) or 0, nest.b, nest.dtype, nest.stores, nest.origin, True)
+    return maps, Product(nest.batch, nest.rows, nest.columns, nest.reduced, inner, ex.load_tensor(nest.a), flat_offset(nest.a, layouts), guards,
+                         ex.load_fill(nest.a) or 0, nest.b, nest.dtype, nest.stores, nest.origin, group)
 
 
-def _channel_axis(nest: ContractionNest, layouts: Layouts) -> Expr | None:
-    """The batch axis along which results lie next to each other, or the longest that indexes the padded or strided operand alone."""
+def _as_channels(nest: ContractionNest, target: Target) -> tuple[ContractionNest, Expr, Expr | None, int] | None:
+    """The nest with channels as its only columns: (nest, channel axis, axis within a group, channels of a group).
+
+    Groups of several channels: `a` is indexed by g * n + s with s < n reduced, and results by g * n + m with m < n a column. The nest returned has one axis
+    x = g * n + m, and `a` reads the channel x itself; which of its group's channels is meant is the kernel's business.
+    """
     loads = [e for e in ex.loads([nest.a]) if e.axes]
-    if len(loads) != 1:
+    if len(loads) != 1 or len(nest.columns) > 1:
         return None
-    found = [x for x in nest.batch if any(i is x for i in loads[0].args) and integer.as_int(x.extent) not in (1, None)]
-    return max(found, key=lambda x: integer.as_int(x.extent) or 0, default=None)
+    if not nest.columns:
+        whole = [x for x in nest.batch if any(i is x for i in loads[0].args) and integer.as_int(x.extent) is not None]
+        if not whole:
+            return None
+        channel = max(whole, key=lambda x: integer.as_int(x.extent) or 0)
+        return replace(nest, batch=tuple(x for x in nest.batch if x is not channel), columns=(channel,)), channel, None, 1
+    out = nest.columns[0]
+    size = integer.as_int(out.extent)
+    if size is None or size > LARGEST_GROUP or target.lanes(nest.dtype.itemsize_bytes) % size:
+        return None
+    for g in nest.batch:
+        for s in nest.reduced:
+            if integer.as_int(s.extent) == size and integer.as_int(g.extent) is not None and any(i is g * size + s for i in loads[0].args):
+                return _with_joined_channels(nest, loads[0], g, s, size, target)
+    return None
+
+
+def _with_joined_channels(nest: ContractionNest, load: Expr, g: Expr, s: Expr, size: int, target: Target) -> tuple[ContractionNest, Expr, Expr, int] | None:
+    channels = g.extent * size
+    if (integer.as_int(channels) or 0) < target.lanes(nest.dtype.itemsize_bytes):
+        return None
+    channel = ex.axis(channels, "c")
+    at = [channel if i is g * size + s else i for i in load.args]
+    if any({g, s} & i.axes for i in at):
+        return None
+    a = ex.substitute_one(nest.a, {load: ex.load(ex.load_tensor(load), at, ex.load_fill(load))})
+    joined = rewrite(replace(nest, a=ZERO), {g: channel // size, nest.columns[0]: channel % size})
+    batch, reduced = tuple(x for x in nest.batch if x is not g), tuple(x for x in nest.reduced if x is not s)
+    return replace(joined, a=a, batch=batch, columns=(channel,), reduced=reduced), channel, s, size
 
 
 def _reads_in_place(nest: ContractionNest, channel: Expr, layouts: Layouts) -> bool:
     """Whether channels are adjacent and every other axis walks regularly."""
     if nest.a.op != "load" or ex.load_tensor(nest.a).dtype is not nest.dtype:
         return False
-    bare = replace(nest, batch=tuple(x for x in nest.batch if x is not channel), rows=(*nest.rows, channel), reduced=())
-    if decline_in_place(replace(bare, rows=(*bare.rows, *nest.reduced)), layouts) is not None:
+    bare = replace(nest, rows=(*nest.rows, *nest.columns, *nest.reduced), columns=(), reduced=())
+    if decline_in_place(bare, layouts) is not None:
         return False
     step = integer.coefficient(flat_offset(nest.a, layouts), channel)
     return step is not None and step[0] is ONE and all(channel not in g.index.axes for g in find_guards(nest.a))

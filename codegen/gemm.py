@@ -106,7 +106,7 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
 def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:
     """The tile that takes the fewest cycles: padded work, weighed by what a step costs in multiplications and in loads."""
     if p.channelwise:
-        shapes = channel_shapes(target, p.dtype, columns)
+        shapes = channel_shapes(target, p.dtype, columns, p.group)
         return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
     stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
     crowded = stride.is_const and stride.value != 0 and stride.value * p.dtype.itemsize_bytes % PAGE == 0
@@ -263,7 +263,7 @@ class ProductText:
         strips = ex.ceildiv(panels, self.blocking.strip)
         shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short)
         if p.channelwise:
-            self.writer.function("channel_tile", "channel_tile", *shape)
+            self.writer.function("channel_tile", "channel_tile", *shape, p.group)
         else:
             self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
         for name in ("advanced", "address"):
@@ -282,7 +282,7 @@ class ProductText:
         batches = extent_product(p.batch)
         flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
         moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * self.size_bytes
-        kind = "depthwise" if p.channelwise else "convolution" if p.taps else "product"
+        kind = ("depthwise" if p.group == 1 else "grouped") if p.channelwise else "convolution" if p.taps else "product"
         source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.dtype.short}", self.writer, self.root)
         return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
 
@@ -481,7 +481,7 @@ class ProductText:
         else:
             taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {b_step})"
         if p.channelwise:
-            tail = f"{taps}, first_column * {self.size_bytes}, {b_at}, {tile.columns}, advanced(acc, {acc_at}), k == 0)"
+            tail = f"{taps}, first_column * {self.size_bytes}, {b_at}, {p.group * tile.columns}, advanced(acc, {acc_at}), k == 0)"
             shifts = "advanced(shifts, k)" if p.taps else "shifts"
             whole = f"channel_tile(advanced(row_at, block * {tile.rows}), 0, {shifts}, 1, {tail}"
             zero = f"advanced(shifts, {self.parameter(self.taps, 'taps')})"

@@ -67,6 +67,9 @@ class Writer:
         return tuple((n, b, a) for n, (b, a) in self.constants.items())
 
 
+SHORT_SUM = 1024  # terms
+
+
 class Scope:
     """A block of text within its parent.
 
@@ -420,14 +423,28 @@ class Emitter:
             scope.names[r] = name = self.writer.name("s")
             scope.lines.append(f"{name} = {literal(identity(ex.reduce_kind(r), r.dtype), r.dtype)}")
 
-        def accumulate(inner: Scope) -> None:
-            for r, operand in zip(group, operands, strict=True):
-                name = scope.names[r]
-                inner.lines.append(f"{name} = {self.combine(ex.reduce_kind(r), r.dtype, name, self.value(operand, inner))}")
-        self.nested(ex.reduce_axes(e), scope, accumulate)
+        self.accumulate(ex.reduce_axes(e), group, operands, [scope.names[r] for r in group], scope)
         for a in clipped:
             del self.clips[a]
         return scope.names[e]
+
+    def accumulate(self, axes: Sequence[Expr], group: Sequence[Expr], operands: Sequence[Expr], names: Sequence[str], scope: Scope) -> None:
+        """Loops over `axes` that join the operands to the accumulators `names`.
+
+        Long sums of floats keep a sum of its own for each loop, added when the loop ends: the error grows with the lengths' sum, not their product.
+        """
+        def join(inner: Scope, values: Sequence[str]) -> None:
+            inner.lines += [f"{n} = {self.combine(ex.reduce_kind(r), r.dtype, n, v)}" for n, r, v in zip(names, group, values, strict=True)]
+
+        if len(axes) > 1 and all(ex.reduce_kind(r) == "sum" and r.dtype.is_float for r in group) and not _is_short(axes):
+            block, header = self.loop(axes[0], scope)
+            parts = [self.writer.name("s") for _ in group]
+            block.lines += [f"{n} = {literal(identity('sum', r.dtype), r.dtype)}" for n, r in zip(parts, group, strict=True)]
+            self.accumulate(axes[1:], group, operands, parts, block)
+            join(block, parts)
+            block.close(header)
+        else:
+            self.nested(axes, scope, lambda inner: join(inner, [self.value(o, inner) for o in operands]))
 
     def clip(self, group: Sequence[Expr], scope: Scope) -> tuple[list[Expr], list[Expr]]:
         """Leave out what a reduction pads with: sets `clips` for its axes.
@@ -527,3 +544,9 @@ def bare(text: str) -> str:
         if depth == 0 and k < len(text) - 1:
             return text
     return text[1:-1]
+
+
+def _is_short(axes: Sequence[Expr]) -> bool:
+    """Whether a sum over the axes has so few terms that their order does not matter to its precision."""
+    count = integer.as_int(ex.product(a.extent for a in axes))
+    return count is not None and count <= SHORT_SUM

@@ -47,12 +47,14 @@ def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     return tuple(TileShape(r, v, lanes) for r, v in few + many)
 
 
-def channel_shapes(target: Target, dtype: DType, columns: int | None) -> tuple[TileShape, ...]:
+def channel_shapes(target: Target, dtype: DType, columns: int | None, group: int) -> tuple[TileShape, ...]:
     """Channel tiles; no wider than the columns, so that the last panel may overlap the one before instead of reading past the end."""
     lanes = target.lanes(dtype.itemsize_bytes)
     while columns is not None and lanes > columns:
         lanes //= 2
     widest = 4 if columns is None else columns // lanes
+    if group > 1:
+        return tuple(TileShape(min(8, (target.vector_registers - 3) // (v + 1)), v, lanes) for v in (1, 2) if v <= widest)
     budget = target.vector_registers - 4
     return tuple(TileShape(min(8, (budget - v) // v), v, lanes) for v in (1, 2, 3, 4) if v <= widest)
 
@@ -105,13 +107,16 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
 
 
 @builder("channel_tile")
-def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str) -> object:
-    """The tile of a product that is element-wise in the columns (each channel by itself).
+def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, group: int) -> object:
+    """The tile of a product among channels of small groups: each column takes the `group` adjacent elements of a that its own group has.
+
+    Args:
+        group: channels of a group, in and out; 1 for each channel by itself. Divides `lanes`.
 
     Returns:
-        Intrinsic `tile(table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first)`: c[i][j] (+)= sum over taps of a[t][i][j] * b[t][j], where
-        row i of tap t starts at `table[t * table_step + i] + shifts[t * shifts_step] + start` bytes and holds adjacent columns; the rest as in
-        `register_tile`.
+        Intrinsic `tile(table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first)`: c[i][j] (+)= sum over taps t and s < group of
+        a[t][i][j // group * group + s] * b[t][s][j], where row i of tap t starts at `table[t * table_step + i] + shifts[t * shifts_step] + start` bytes and holds
+        adjacent columns; the rest as in `register_tile`.
     """
     from llvmlite import ir
     from numba.core import types
@@ -119,7 +124,7 @@ def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str
 
     element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
     scalar = _llvm_scalar(element)
-    name = f"sardonyx.channels.{rows}x{vectors}x{lanes}.{short}{'.fused' if fused else ''}"
+    name = f"sardonyx.channels.{rows}x{vectors}x{lanes}.{short}.{group}{'.fused' if fused else ''}"
 
     def tile(context, table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first):
         signature = types.void(table, types.int64, shifts, types.int64, types.int64, types.int64, b, types.int64, c, types.boolean)
@@ -135,7 +140,7 @@ def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str
                 function.attributes.add("nounwind")
                 for k in (0, 2, 6, 8):
                     function.args[k].add_attribute("noalias")
-                _ChannelBody(function, scalar, rows, vectors, lanes, fused, True, element.itemsize_bytes, pointer).emit()
+                _ChannelBody(function, scalar, rows, vectors, lanes, fused, True, element.itemsize_bytes, pointer).emit(group)
             first = args[9]
             if first.type.width != 1:
                 first = bd.trunc(first, ir.IntType(1))
@@ -259,7 +264,7 @@ class _TileBody:
 class _ChannelBody(_TileBody):
     """Emits the blocks of a channel tile."""
 
-    def emit(self) -> None:
+    def emit(self, group: int = 1) -> None:
         """entry -> (zero | resume) -> taps -> done"""
         ir, bd, f, i64 = self.ir, self.bd, self.f, self.i64
         table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first = f.args
@@ -280,13 +285,8 @@ class _ChannelBody(_TileBody):
         bp = self.phi(b.type, (b, zero), (b, resume))
         acc = [self.phi(self.vector, (nothing, zero), (r, resume)) for r in resumed]
         shift = bd.add(bd.load(sp), start)
-        weights = [bd.load(self.slot(bp, n), align=self.itemsize) for n in range(self.vectors)]
-        new = []
-        for m in range(self.rows):
-            row = bd.inttoptr(bd.load(bd.gep(tp, [i64(m)])), self.pointer)
-            row = bd.bitcast(bd.gep(row, [shift]), self.scalar.as_pointer())
-            for n in range(self.vectors):
-                new.append(self.multiply_add(bd.load(self.slot(row, n), align=self.itemsize), weights[n], acc[m * self.vectors + n]))
+        starts = [bd.gep(bd.inttoptr(bd.load(bd.gep(tp, [i64(m)])), self.pointer), [shift]) for m in range(self.rows)]
+        new = self.channels([bd.bitcast(r, self.scalar.as_pointer()) for r in starts], bp, acc, group)
         t_next = bd.add(t, i64(1))
         t.add_incoming(t_next, tap)
         tp.add_incoming(bd.gep(tp, [table_step]), tap)
@@ -299,6 +299,21 @@ class _ChannelBody(_TileBody):
         for s, n in zip(slots, new, strict=True):
             bd.store(n, s, align=self.itemsize)
         bd.ret_void()
+
+
+    def channels(self, rows: Sequence, bp, acc: Sequence, group: int) -> list:
+        """acc + one tap of every row: for each place s in the groups, all columns take their group's element s."""
+        ir, bd = self.ir, self.bd
+        new = list(acc)
+        for n in range(self.vectors):
+            x = [bd.load(self.slot(r, n), align=self.itemsize) for r in rows]
+            for s in range(group):
+                y = bd.load(self.slot(bp, s * self.vectors + n), align=self.itemsize)
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [k // group * group + s for k in range(self.lanes)])
+                for m, value in enumerate(x):
+                    taken = value if group == 1 else bd.shuffle_vector(value, ir.Constant(self.vector, ir.Undefined), mask)
+                    new[m * self.vectors + n] = self.multiply_add(taken, y, new[m * self.vectors + n])
+        return new
 
 
 @builder("transpose_block")

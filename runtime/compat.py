@@ -39,9 +39,9 @@ def get_build_info() -> str:
 
 def print_debug_info() -> None:
     """Print versions, processor and settings (what `sardonyx doctor` shows)."""
-    from .cli import doctor_text
+    from .commands.housekeeping import doctor_report
 
-    print(doctor_text())
+    print(doctor_report())
 
 
 def has_collective_ops() -> bool:

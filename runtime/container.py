@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from ..ir.errors import SardonyxError
 
@@ -51,7 +52,7 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
     """Write a container so that readers see the old file or the whole new one, nothing between.
 
     Args:
-        content: anything JSON can hold.
+        content: a dict of what JSON can hold.
         sections: name -> bytes-like, contiguous.
 
     Raises:
@@ -93,7 +94,7 @@ class Container:
     """An open container: `content` and memory-mapped `sections`.
 
     Args:
-        path: file.
+        source: path of the file, or its bytes.
         verify: check the digest of every section now; otherwise only the manifest's.
 
     Raises:
@@ -101,31 +102,63 @@ class Container:
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], verify: bool = True) -> None:
-        self.path = os.fspath(path)
-        with open(self.path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            if size < HEADER.size:
-                raise ContainerError(f"{self.path}: {size} bytes are too few for a compiled model; was the file cut short?")
-            self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-        self._view = memoryview(self._map)
-        magic, version, _, length, digest = HEADER.unpack_from(self._view)
+    def __init__(self, source: str | os.PathLike[str] | bytes | bytearray | memoryview, verify: bool = True) -> None:
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            self.path = "package given as bytes"
+            self._view = memoryview(source).cast("B")
+        else:
+            self.path = os.fspath(source)
+            self._view = _mapped(self.path)
+        size = len(self._view)
+        if size < HEADER.size:
+            raise ContainerError(f"{self.path}: {size} bytes are too few for a compiled model; was the file cut short?")
+        magic, version, reserved, length, digest = HEADER.unpack_from(self._view)
         if magic != MAGIC:
             raise ContainerError(f"{self.path}: not a compiled model (it does not start with {MAGIC.decode()})")
         if version != VERSION:
             raise ContainerError(f"{self.path}: format version {version}, this Sardonyx reads version {VERSION}; compile the model again")
+        if reserved:
+            raise ContainerError(f"{self.path}: the header's reserved field is {reserved}, 0 was expected; the file is damaged")
         if length > min(size - HEADER.size, MAX_MANIFEST_BYTES):
             raise ContainerError(f"{self.path}: the manifest is said to have {length} bytes, the file has {size}; the file is damaged or cut short")
         manifest = bytes(self._view[HEADER.size:HEADER.size + length])
         if hashlib.sha256(manifest).digest() != digest:
             raise ContainerError(f"{self.path}: the manifest does not match its checksum; the file is damaged, compile the model again")
-        parsed = json.loads(manifest)
-        self.content: dict = parsed["content"]
+        self.content, table = self._parsed(manifest)
         self.sections: dict[str, memoryview] = {}
-        for name, offset, nbytes, section_digest in parsed["sections"]:
+        end = HEADER.size + length
+        for name, offset, nbytes, section_digest in table:
             if offset + nbytes > size:
                 raise ContainerError(f"{self.path}: section {name} ends beyond the end of the file; the file was cut short")
-            view = self._view[offset:offset + nbytes]
+            if offset < end or any(self._view[end:offset]):
+                raise ContainerError(f"{self.path}: there is something other than padding before section {name}; the file is damaged")
+            end = offset + nbytes
+            view = self._view[offset:end]
             if verify and chunk_digest([view]) != section_digest:
                 raise ContainerError(f"{self.path}: section {name} does not match its checksum; the file is damaged, compile the model again")
             self.sections[name] = view
+        if end != size:
+            raise ContainerError(f"{self.path}: {size - end} bytes follow the last section; the file is damaged")
+
+    def _parsed(self, manifest: bytes) -> tuple[dict[str, Any], list[tuple[str, int, int, str]]]:
+        """The manifest's content and its checked table of sections."""
+        try:
+            parsed = json.loads(manifest)
+        except (ValueError, RecursionError) as e:
+            raise ContainerError(f"{self.path}: the manifest cannot be read ({e}); the file is damaged or was not written by Sardonyx") from e
+        rows = parsed.get("sections") if isinstance(parsed, dict) else None
+        if not isinstance(rows, list) or not isinstance(parsed.get("content"), dict):
+            raise ContainerError(f"{self.path}: the manifest has no content or no table of sections; the file was not written by Sardonyx")
+        for row in rows:
+            if not isinstance(row, list) or [type(x) for x in row] != [str, int, int, str] or row[1] < 0 or row[2] < 0:
+                raise ContainerError(f"{self.path}: {row!r} describes no section; the file was not written by Sardonyx")
+        if len({row[0] for row in rows}) != len(rows):
+            raise ContainerError(f"{self.path}: two sections have the same name; the file was not written by Sardonyx")
+        return parsed["content"], [tuple(row) for row in rows]
+
+
+def _mapped(path: str) -> memoryview:
+    with open(path, "rb") as f:
+        if os.fstat(f.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import ModelError, SardonyxError
+from ..ir.errors import ModelError
 from ..ir.plan import Plan, Port
 from ..ir.target import Target, parse
 from . import knobs
 from .cache import Cache, default_cache
-from .container import MAGIC, Container, chunk_digest, write
+from .container import MAGIC, Container, ContainerError, chunk_digest, write
 from .plan_data import plan_from_data, plan_to_data
 
 CACHE_FORMAT = 1
@@ -45,6 +45,10 @@ class CompileOptions:
     disabled: frozenset[str] = frozenset()
     as_inputs: frozenset[str] = frozenset()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def changes_model(self) -> bool:
+        """Whether a model compiled before could be another one under these options."""
+        return bool(self.free_dimensions or self.free_denotations or self.initializers or self.as_inputs or self.input_shapes)
 
     def key(self) -> str:
         """Digest of the options."""
@@ -155,15 +159,19 @@ def from_container(container: Container, origin: str) -> CompiledModel:
     """The model in a container.
 
     Raises:
-        SardonyxError: the container holds something else.
+        ContainerError: the container holds something else.
     """
     content = container.content
     if content.get("kind") != "model":
-        raise SardonyxError(f"{container.path}: this container holds no model")
-    blob = container.sections["objects"]
-    objects = {symbol: bytes(blob[at:at + size]) for symbol, at, size in content["objects"]}
-    model = _model_from_data(content["model"], "c", container, origin)
-    model.objects, model.report = objects, content["report"]
+        raise ContainerError(f"{container.path}: this container holds no model")
+    try:
+        blob = container.sections["objects"]
+        objects = {symbol: bytes(blob[at:at + size]) for symbol, at, size in content["objects"]}
+        model = _model_from_data(content["model"], "c", container, origin)
+        model.objects, model.report = objects, content["report"]
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise ContainerError(f"{container.path}: the model in this container cannot be read ({type(e).__name__}: {e}); it was written by another version of "
+                             "Sardonyx, compile the model again") from e
     return model
 
 
@@ -203,8 +211,11 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
 
     start = time.perf_counter()
     if is_package(source):
-        model = from_container(Container(source), "package")
-        check_target(model.plan, target, source)
+        if options.changes_model():
+            raise ModelError("a package is compiled already: dimensions, initialisers and input shapes cannot be changed; give the ONNX model instead")
+        container = Container(source)
+        model = from_container(container, "package")
+        check_target(model.plan, target, container.path)
         model.seconds["load"] = time.perf_counter() - start
         return model
     cache = cache if cache is not None else default_cache()
@@ -253,7 +264,7 @@ def is_package(source: object) -> bool:
                 return f.read(len(MAGIC)) == MAGIC
         except IsADirectoryError as e:
             raise ModelError(f"{os.fspath(source)} is a folder, a model file was expected") from e
-    return False
+    return isinstance(source, (bytes, bytearray, memoryview)) and bytes(source[:len(MAGIC)]) == MAGIC
 
 
 def check_target(plan: Plan, target: Target, source: object) -> None:
@@ -358,12 +369,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         built = build_graph(graph, target, options.level, recorder, options.disabled)
         lowered = time.perf_counter()
         objects = compile_kernels([*built.all_sources(), driver_kernel()], target, cache, progress.kernels)
-    report = {
-        "decisions": [[list(a), list(b), why] for a, b, why in built.decisions],
-        "kernels": {s.symbol: s.text for s in built.all_sources()},
-        "overridable": overridable,
-        "rewrites": [[e.rule, list(e.origin), e.reason] for e in graph.journal],
-    }
+    report = {**recorder.report(built), "overridable": overridable}
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     model = _compiled(built)
     model.objects, model.report, model.seconds = objects, report, seconds

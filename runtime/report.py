@@ -77,7 +77,7 @@ class Recorder:
     @staticmethod
     def _fate(node: Node, name: str, moved: dict[str, str], applied: dict[str, str], fused: set[str]) -> str:
         outputs = [o for o in node.outputs if o is not None]
-        if outputs and all(o.constant is not None for o in outputs) or applied.get(name) == "fold-constants":
+        if (outputs and all(o.constant is not None for o in outputs)) or applied.get(name) == "fold-constants":
             return FOLDED
         if any(o.content is not None for o in outputs):
             return SIZES

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -39,15 +40,15 @@ def test_help_loads_no_compiler() -> None:
 
 def test_demo_recognises_digits() -> None:
     text = sardonyx("demo", "--samples", "4")
-    right, total = map(int, next(x for x in text.splitlines() if "are recognised" in x).replace(" of ", " ").split()[:2])
-    assert right >= 0.95 * total and "nodes run as" in text
+    right, total = map(int, re.search(r"(\d+) of (\d+)", text).groups())
+    assert right >= 0.95 * total and "Conv + Relu" in text
 
 
 def test_run_prints_outputs_and_saves_them(tmp_path: Path, package: str) -> None:
     np.save(tmp_path / "image.npy", np.zeros((3, 8, 8), np.uint8))
     out = tmp_path / "out.npz"
     text = sardonyx("run", package, "-i", f"image={tmp_path / 'image.npy'}", "-o", str(out))
-    assert "probabilities: float32[3, 10]" in text
+    assert "probabilities" in text and "[3, 10]" in text
     with np.load(out) as saved:
         assert saved["probabilities"].shape == (3, 10)
         np.testing.assert_allclose(saved["probabilities"].sum(1), 1, rtol=1e-5)
@@ -107,7 +108,7 @@ def test_doctor_and_cache() -> None:
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(Path(MODEL).read_bytes()[:1000])
-    for arguments, words in ((("run", str(damaged)), "damaged"), (("run", MODEL, "--dim", "nope=3"), "batch"), (("run", MODEL, "-i", "image=" + __file__), "array"),
+    for arguments, words in ((("run", str(damaged)), "damaged"), (("run", MODEL, "--dim", "nope=3"), "batch"), (("run", MODEL, "-i", "image=" + __file__), "npz"),
                              (("compile", MODEL, "--target", "z80"), "unknown target"), (("inspect", MODEL, "--stage", "nope"), "stages")):
         text = sardonyx(*arguments, folder=tmp_path, status=2 if "nope" in arguments[-1] and arguments[0] == "inspect" else 1)
         assert words in text and "Traceback" not in text

@@ -378,14 +378,30 @@ def test_concat_and_pad_across() -> None:
 
 
 def test_long_sums_over_several_axes_are_precise() -> None:
-    a = tensor("a", (256, 128, 3))
-    b = tensor("b", (3,))
-    x = (RNG.random((256, 128, 3)) + 1).astype(np.float32)
-    nest = identity_map(b, lambda i: reduced("sum", (256, 128, 3), lambda j, k, r: a[j, k, r] * b_scale(i, r)))
-    out = evaluate(nest, {a: x})[b]
-    exact = x.astype(np.float64).sum()
-    assert abs(out - exact).max() / exact < 1e-5
+    a, b = tensor("a", (3, 256, 128, 3)), tensor("b", (3,))
+    x = np.random.default_rng(0).random((3, 256, 128, 3), np.float32) + 1
+    check(identity_map(b, lambda i: reduced("sum", (256, 128, 3), lambda j, k, r: a[i, j, k, 2 - r])), arrays={a: x}, tolerance=2.4e-5)  # (256 + 128 + 3) roundings
 
 
-def b_scale(i, r):
-    return ex.cast(ex.where(i < r + 3, 1, 0), dt.float32)
+@pytest.mark.parametrize("dtype", [dt.float16, dt.bfloat16, dt.float64, dt.int8, dt.uint8, dt.int32, dt.int64, dt.uint64])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_reduce_types(dtype: DType, axis: int) -> None:
+    a, c = tensor("a", (30, 41), dtype), tensor("c", ((41, 30)[axis],), dtype)
+    for kind in ("sum", "max", "min"):
+        check(identity_map(c, lambda i, kind=kind: reduced(kind, ((30, 41)[axis],), lambda r: (a[r, i], a[i, r])[axis])))
+
+
+@pytest.mark.parametrize("kind", ["any", "all"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_reduce_conditions(kind: str, axis: int) -> None:
+    a, c = tensor("a", (4, 5), dt.boolean), tensor("c", ((5, 4)[axis],), dt.boolean)
+    check(identity_map(c, lambda i: reduced(kind, ((4, 5)[axis],), lambda r: (a[r, i], a[i, r])[axis])))
+
+
+def test_conversions_between_types() -> None:
+    kinds = [dt.float32, dt.float16, dt.bfloat16, dt.float64, dt.int8, dt.uint8, dt.int32, dt.int64, dt.uint64, dt.boolean]
+    for source in kinds:
+        a = tensor("a", (40,), source)
+        for target in kinds:
+            if not (source.is_float and target.kind == "uint"):
+                check(identity_map(tensor("c", (40,), target), lambda i, a=a, target=target: ex.cast(a[i], target)))

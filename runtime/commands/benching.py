@@ -17,7 +17,7 @@ import numpy as np
 
 from ...ir.plan import KernelStep
 from ..session import InferenceSession
-from .common import open_session, print_table, random_inputs, size_text, step_name
+from .common import bytes_text, check_dims, heading, open_session, random_feeds, show_table, step_name
 
 WARM_RUNS = 3
 MIN_RUNS = 5
@@ -30,7 +30,8 @@ def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: floa
     start = time.perf_counter()
     session = open_session(model, threads)
     loaded = time.perf_counter() - start
-    feed = random_inputs(session._model.plan.inputs, dims, 0)
+    check_dims(session, dims)
+    feed = random_feeds(session._model.plan.inputs, dims, 0)
     first = timed(session, feed)
     for _ in range(WARM_RUNS):
         timed(session, feed)
@@ -131,10 +132,11 @@ def print_facts(f: Mapping[str, Any]) -> None:
     click.echo(f"  first run   {f['first_run_ms']:.3f} ms")
     click.echo(f"  latency     median {f['median_ms']:.3f} ms, 90% {f['p90_ms']:.3f} ms, least {f['min_ms']:.3f} ms ({f['runs']} runs)")
     click.echo(f"  throughput  {f['throughput_per_s']:.1f} runs a second ({f['streams']} stream(s))")
-    click.echo(f"  memory      peak {size_text(f['peak_memory_bytes'])} of the process, weights {size_text(f['weights_bytes'])}")
+    click.echo(f"  memory      peak {bytes_text(f['peak_memory_bytes'])} of the process, weights {bytes_text(f['weights_bytes'])}")
     if "kernels" not in f:
         return
     c = f["ceilings"]
     click.echo(f"  ceilings    {c['flops'] / 1e9:.0f} GFLOP/s a core, {c['bytes_per_s'] / 1e9:.1f} GB/s (values in cache may pass it)")
     rows = [[k["kernel"], k["calls"], f"{k['ms']:.3f}", f"{k['gflops']:.1f}", f"{k['gbytes_per_s']:.1f}", f"{100 * k['roofline']:.0f}%"] for k in f["kernels"][:SHOWN]]
-    print_table("kernels", ["kernel", "calls", "ms", "GFLOP/s", "GB/s", "of roofline"], rows, right=(1, 2, 3, 4, 5))
+    heading("kernels")
+    show_table(["kernel", "calls", "ms", "GFLOP/s", "GB/s", "of roofline"], rows, right=(1, 2, 3, 4, 5))

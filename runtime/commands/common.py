@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import dtypes as dt
 from ...ir.errors import SardonyxError
-from ...ir.plan import Port
+from ...ir.plan import HostStep, KernelStep, Plan, Port
 from ..options import SessionOptions
 from ..session import InferenceSession
 
@@ -169,7 +169,7 @@ def random_array(port: Port, sizes: Mapping[str, int], rng: np.random.Generator)
     shape = [d if isinstance(d, int) else sizes.get(str(d), 1) for d in port.shape or ()]
     if dtype is dt.string:
         return np.array([f"text {k}" for k in range(int(np.prod(shape)))], object).reshape(shape)
-    if "mask" in port.name.lower() and not dtype.kind == "float":
+    if "mask" in port.name.lower() and dtype.kind != "float":
         return np.ones(shape, dtype.numpy)
     if dtype.kind == "bool":
         return rng.integers(0, 2, shape).astype(bool)
@@ -178,3 +178,17 @@ def random_array(port: Port, sizes: Mapping[str, int], rng: np.random.Generator)
     if dtype.kind == "complex":
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
     return rng.standard_normal(shape).astype(np.float32).astype(dtype.numpy)
+
+
+# ------------------------------------------------------------------------------------------------------------------- steps
+def step_name(plan: Plan, position: int) -> str:
+    """What a step is called in reports: its kernel without the digest, or `host`."""
+    step = plan.steps[position]
+    if isinstance(step, KernelStep):
+        return plan.kernels[step.kernel].rpartition("_")[0]
+    return "host" if isinstance(step, HostStep) else type(step).__name__
+
+
+def shorten(items: Sequence[str], count: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(items[:count]) + (f" and {len(items) - count} more" if len(items) > count else "")

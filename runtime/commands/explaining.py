@@ -10,7 +10,7 @@ import click
 from ...ir.errors import SardonyxError
 from ...ir.plan import HostStep, KernelStep
 from ..exceptions import translated
-from ..model import CompiledModel, CompileOptions, host_target, is_package, obtain
+from ..model import CompiledModel, CompileOptions, host_target, obtain
 from .common import shorten, step_name
 
 
@@ -18,35 +18,19 @@ def explain_model(model: str, node: str | None) -> None:
     """Say what became of each node; see the command's help."""
     with translated(model):
         found = obtain(model, CompileOptions(), host_target())
-    nodes = model_nodes(model) if not is_package(model) else known_nodes(found)
+    nodes = {name: op for name, op, _ in found.report["nodes"]}
     if node is None:
         click.echo(f"{os.path.basename(model)}: {len(nodes)} nodes became {len(found.plan.steps)} steps with {len(found.plan.kernels)} kernels")
         for name, op in nodes.items():
-            click.echo(f"{name} ({op}): {fate(found, name)}" if op else f"{name}: {fate(found, name)}")
+            click.echo(f"{name} ({op}): {fate(found, name)}")
         return
     if node not in nodes:
         close = difflib.get_close_matches(node, nodes, 3) or [n for n in nodes if node.lower() in n.lower()][:3]
         raise SardonyxError(f"the model has no node {node!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
-    click.echo(f"{node} ({nodes[node]})" if nodes[node] else node)
+    click.echo(f"{node} ({nodes[node]})")
     click.echo(f"  {fate(found, node)}")
     for line in dict.fromkeys([*rewrites(found, node), *decisions(found, node)]):
         click.echo(f"  {line}")
-
-
-def model_nodes(model: str) -> dict[str, str]:
-    """The model's nodes by name, with their operators."""
-    from ...compiler.importer import import_model
-
-    graph = import_model(model)
-    return {name: n.qualified for n in graph.nodes for name in (n.origin or (n.name,))}
-
-
-def known_nodes(found: CompiledModel) -> dict[str, str]:
-    """The nodes that a package still knows; their operators are not kept."""
-    names: dict[str, str] = {}
-    for step in found.plan.steps:
-        names.update(dict.fromkeys(getattr(step, "origin", ()), ""))
-    return names
 
 
 def steps_of(found: CompiledModel, node: str) -> list[int]:
@@ -57,7 +41,7 @@ def fate(found: CompiledModel, node: str) -> str:
     """What computes a node."""
     positions = steps_of(found, node)
     if not positions:
-        return "no work left: folded when compiling, shared with an equal node, or only a change of shape"
+        return next(f for name, _, f in found.report["nodes"] if name == node) or "computed in the body of a control-flow operator"
     parts = []
     for k in positions:
         step = found.plan.steps[k]
@@ -79,6 +63,6 @@ def decisions(found: CompiledModel, node: str) -> Iterable[str]:
 
 def rewrites(found: CompiledModel, node: str) -> Iterable[str]:
     """Rules that changed a node, and those that declined."""
-    for rule, origin, declined in found.report.get("rewrites", []):
+    for rule, origin, declined in found.report.get("journal", []):
         if node in origin:
             yield f"rule {rule}: " + (f"declined: {declined}" if declined else f"applied to {shorten(origin)}")

@@ -9,7 +9,7 @@ import click
 
 from .. import knobs
 from ..cache import default_cache
-from .common import size_text
+from .common import bytes_text
 
 
 def cache_command(action: str) -> None:
@@ -19,14 +19,14 @@ def cache_command(action: str) -> None:
         click.echo(f"no cache: {cache.reason}")
         return
     if action == "clear":
-        click.echo(f"freed {size_text(cache.clear())}")
+        click.echo(f"freed {bytes_text(cache.clear())}")
     elif action == "trim":
-        click.echo(f"freed {size_text(cache.trim())}")
+        click.echo(f"freed {bytes_text(cache.trim())}")
     entries = list(cache.entries())
     for kind, ending in (("kernels", ".sdo"), ("models", ".sdx")):
         chosen = [e for e in entries if e.path.suffix == ending]
-        click.echo(f"{kind}: {len(chosen)}, {size_text(sum(e.size_bytes for e in chosen))}")
-    click.echo(f"folder: {cache.folder} (kept below {size_text(cache.limit_bytes)})")
+        click.echo(f"{kind}: {len(chosen)}, {bytes_text(sum(e.size_bytes for e in chosen))}")
+    click.echo(f"folder: {cache.folder} (kept below {bytes_text(cache.limit_bytes)})")
 
 
 def doctor_report() -> str:
@@ -42,7 +42,7 @@ def doctor_report() -> str:
     lines += [f"  {n:12s} {_version(n)}" for n in ("numba", "llvmlite", "numpy", "onnx", "ml_dtypes", "click", "rich")]
     lines += ["", "processor",
               f"  target       {target.triple} {target.cpu}, {target.isa}: {target.vector_bytes * 8}-bit vectors, {target.vector_registers} registers",
-              f"  caches       {size_text(target.l1_bytes)}, {size_text(target.l2_bytes)}, {size_text(target.l3_bytes)}",
+              f"  caches       {bytes_text(target.l1_bytes)}, {bytes_text(target.l2_bytes)}, {bytes_text(target.l3_bytes)}",
               f"  cores        {target.cores} usable, {default_threads()} threads by default",
               f"  OpenMP       {openmp.name if openmp is not None else 'not found: models run on one thread; install libgomp (Debian: libgomp1)'}",
               "", "cache", f"  {cache.folder if cache.folder is not None else 'not used: ' + cache.reason}", "", "settings"]

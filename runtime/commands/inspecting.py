@@ -15,7 +15,7 @@ from ...ir.plan import KernelStep
 from ..exceptions import translated
 from ..feeds import describe
 from ..model import CompiledModel, CompileOptions, host_target, is_package, obtain
-from .common import print_table, shorten, size_text, step_name
+from .common import bytes_text, heading, shorten, show_table, step_name
 from .packaging import STAGES, stage_text
 
 TEXT_LIMIT = 400_000  # characters of a stage shown on a page
@@ -75,7 +75,7 @@ def inspect_model(model: str, html: str | None, stage: str) -> None:
     from .page import page
 
     Path(html).write_text(page(model, found, views, stage), encoding="utf-8")
-    click.echo(f"{html}: {size_text(os.path.getsize(html))}; open it in a browser")
+    click.echo(f"{html}: {bytes_text(os.path.getsize(html))}; open it in a browser")
 
 
 def facts(model: str, found: CompiledModel, views: Views) -> list[tuple[str, str]]:
@@ -86,8 +86,8 @@ def facts(model: str, found: CompiledModel, views: Views) -> list[tuple[str, str
     rows += [(f"output {p.name}", describe(p)) for p in plan.outputs]
     if views.nodes:
         rows += [("nodes", str(views.nodes)), ("parameters", f"{views.parameters:,}")]
-    rows += [("steps", str(len(plan.steps))), ("kernels", str(len(plan.kernels))), ("code", size_text(sum(map(len, found.objects.values())))),
-             ("weights", size_text(sum(a.nbytes for a in found.constants)))]
+    rows += [("steps", str(len(plan.steps))), ("kernels", str(len(plan.kernels))), ("code", bytes_text(sum(map(len, found.objects.values())))),
+             ("weights", bytes_text(sum(a.nbytes for a in found.constants)))]
     rows += [("memory", arena_text(found))]
     rows += [(k.replace("_", " "), v) for k, v in plan.metadata.items() if v]
     return rows
@@ -101,7 +101,7 @@ def arena_text(found: CompiledModel) -> str:
     target = plan.segments[0]
     instructions = {i.target: i for i in plan.program}
     if target not in instructions:
-        return size_text(plan.numbers[target]) + " of intermediates"
+        return bytes_text(plan.numbers[target]) + " of intermediates"
     names = {number: _size_name(found, port, dim) for port, dim, number in plan.sizes}
 
     def spell(n: int, depth: int = 0) -> str:
@@ -132,7 +132,8 @@ def print_summary(model: str, found: CompiledModel, views: Views) -> None:
         click.echo(f"{name:{width}s}  {value}")
     if views.operators:
         click.echo(f"{'operators':{width}s}  " + ", ".join(f"{n} {op}" for op, n in views.operators.most_common()))
-    print_table("\nsteps", ["step", "kernel", "nodes"], step_rows(found))
+    heading("steps")
+    show_table(["step", "kernel", "nodes"], step_rows(found))
 
 
 def step_rows(found: CompiledModel) -> list[list[Any]]:

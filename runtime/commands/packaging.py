@@ -13,7 +13,7 @@ from ...ir.target import parse
 from ..exceptions import translated
 from ..host import host_target
 from ..model import CompileOptions, obtain, save_package
-from .common import size_text
+from .common import bytes_text
 
 STAGES = ("import", "simplify", "recognise", "decompose", "lower", "fuse", "layout")
 CODE = ("kernels", "plan", "assembly")
@@ -34,7 +34,7 @@ def compile_package(model: str, output: str | None, target: str | None, level: i
     if dump in CODE:
         _print_code(found, dump, machine)
     plan = found.plan
-    click.echo(f"{path}: {size_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {machine.cpu}, "
+    click.echo(f"{path}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {machine.cpu}, "
                f"{time.perf_counter() - start:.2f} s ({found.origin})")
 
 

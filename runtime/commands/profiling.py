@@ -9,7 +9,7 @@ import click
 
 from ..exceptions import NotImplemented
 from ..profile import Profiler
-from .common import open_session, print_table, random_inputs, shorten, step_name
+from .common import check_dims, heading, open_session, random_feeds, shorten, show_table, step_name
 
 SHOWN = 15
 
@@ -20,7 +20,8 @@ def profile_model(model: str, output: str | None, dims: Mapping[str, int], threa
     if "by_shape" in session._model.report:
         raise NotImplemented(f"this model is compiled for each combination of input shapes and cannot be profiled as one: {session._model.report['by_shape']}")
     plan = session._model.plan
-    arrays = session._arrays(random_inputs(plan.inputs, dims, 0))
+    check_dims(session, dims)
+    arrays = session._arrays(random_feeds(plan.inputs, dims, 0))
     session._execute(arrays)
     profiler = Profiler(plan, session._executor, "sardonyx_profile_")
     for _ in range(runs):
@@ -40,6 +41,6 @@ def profile_model(model: str, output: str | None, dims: Mapping[str, int], threa
     total = sum(map(sum, spent.values()))
     ranked = sorted(spent, key=lambda n: -sum(spent[n]))
     rows = [[n, len(spent[n]) // runs, f"{sum(spent[n]):.1f}", f"{100 * sum(spent[n]) / total:.1f}", shorten(nodes[n])] for n in ranked[:SHOWN]]
-    print_table(f"{os.path.basename(model)}: {total / 1000:.3f} ms a run in {len(plan.steps)} steps ({runs} runs)",
-                ["kernel", "calls", "us", "%", "nodes"], rows, right=(1, 2, 3))
+    heading(f"{os.path.basename(model)}: {total / 1000:.3f} ms a run in {len(plan.steps)} steps ({runs} runs)")
+    show_table(["kernel", "calls", "us", "%", "nodes"], rows, right=(1, 2, 3))
     click.echo(f"trace written to {path}; open it in chrome://tracing or ui.perfetto.dev")
