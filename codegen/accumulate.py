@@ -28,8 +28,8 @@ def accumulate(target: Target, kind: str, dtype: str) -> object:
 
 @builder("row")
 def row(target: Target, dtype: str) -> object:
-    """`row_T(scratch, offset)`: the scratch memory from byte `offset` on as a buffer of numbers."""
-    number = getattr(types, dtype)
+    """`row_T(scratch, offset)`: the scratch memory from byte `offset` on as a buffer of numbers; bools are bytes."""
+    number = types.uint8 if dtype == "bool" else getattr(types, dtype)
 
     @intrinsic
     def view(typing_context: Any, scratch: Any, offset: Any) -> Any:
