@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import plans
@@ -169,6 +170,13 @@ def test_the_same_kernel_gives_the_same_bytes_everywhere() -> None:
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(program), plans.__file__.rpartition("/")[0]], capture_output=True, text=True, check=True)
     here = [hashlib.sha256(backend.compile_kernel(k, NAMED["x86-64-v3"])).hexdigest() for k in (plans.ADD, driver_kernel())]
     assert run.stdout.split() == here
+
+
+def test_threads_may_compile_at_once() -> None:
+    kernels = [plans.ADD, plans.SCALE, plans.COUNT_POSITIVE, plans.TAKE_POSITIVE, plans.THREAD_SUMS] * 2
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda k: backend.compile_kernel(k, host_target()), kernels))
+    assert made == [plans.image(k) for k in kernels]
 
 
 def test_toolchain_key_names_versions() -> None:
