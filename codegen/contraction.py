@@ -179,13 +179,35 @@ def is_constant(e: Expr, constants: Collection[Tensor]) -> bool:
     return all(ex.load_tensor(x) in constants for x in ex.loads([e]))
 
 
-def orient(nest: ContractionNest, constants: Collection[Tensor]) -> ContractionNest:
-    """Make the operand that packing costs nothing (a constant), or else the smaller one's work least, the second."""
-    if is_constant(nest.b, constants):
-        return nest
-    if is_constant(nest.a, constants):
-        return swap_operands(nest)
-    return nest
+def orient(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor]) -> ContractionNest:
+    """Choose which operand is `b`.
+
+    A constant one, whose packing costs nothing; but where results lie along the other operand's axes, that one, if it is a plain matrix: scattered writes
+    cost more than packing.
+    """
+    swapped = swap_operands(nest)
+    for first, second in ((nest, swapped), (swapped, nest)):
+        if writes_along(first.rows, first, layouts) and is_plain_matrix(first.a, first, layouts):
+            return second
+    return swapped if is_constant(nest.a, constants) and not is_constant(nest.b, constants) else nest
+
+
+def writes_along(axes: Sequence[Expr], nest: ContractionNest, layouts: Layouts) -> bool:
+    """Whether the first result lies along one of the axes, and far enough to matter."""
+    offset = element_offset(nest.stores[0].tensor, nest.stores[0].index, layouts)
+    for x in axes:
+        step = integer.coefficient(offset, x)
+        if step is not None and step[0] is ONE:
+            return (integer.as_int(x.extent) or 1 << 20) >= 4
+    return False
+
+
+def is_plain_matrix(e: Expr, nest: ContractionNest, layouts: Layouts) -> bool:
+    """Whether an operand can be packed by whole vectors or read as it lies: one reduced axis, and adjacent elements along some axis of it."""
+    if len(nest.reduced) != 1 or not is_regular(e, nest, layouts):
+        return False
+    offset = flat_offset(e, layouts)
+    return any(integer.coefficient(offset, x)[0] is ONE for x in e.axes)
 
 
 def merge_axes(nest: ContractionNest, layouts: Layouts, b_in_place: bool = False) -> ContractionNest:
@@ -400,9 +422,11 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     if grouped is not None:
         maps, product = grouped
     else:
-        maps, nest = prepare_a(orient(nest, constants), known)
+        maps, nest = prepare_a(orient(nest, known, constants), known)
         in_place = not is_constant(nest.b, constants) and is_regular(nest.b, nest, known)
         nest = merge_axes(ordered(nest, known), known, in_place)
+        if in_place and len(nest.columns) > 1:  # columns that do not lie as one are a matrix for each value of the outer ones
+            nest = replace(nest, batch=nest.batch + nest.columns[:-1], columns=nest.columns[-1:])
         if is_dot_products(nest, known):
             return [*maps, nest.as_map()]
         product = to_product(nest, known, in_place)
