@@ -29,6 +29,8 @@ ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
 L1_WAYS = 8
 FEW = 4  # rows; up to here tiles have as many rows as the product
+FEW_LEFT = 2  # rows of a block; up to here each is computed by itself where the number of rows is not known before
+MODERATE = 8  # rows of a tile for any number of rows
 SMALL = 16  # rows; fewer do not repay a copy of b
 CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
 
@@ -117,7 +119,8 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
             step *= 1.3
         count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
         return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
-    fitting = [s for s in tile_shapes(target, p.dtype) if s.rows > FEW or (rows is not None and rows <= FEW)]
+    tall = MODERATE if rows is None and not p.taps else 1 << 20
+    fitting = [s for s in tile_shapes(target, p.dtype) if FEW < s.rows <= tall or (rows is not None and rows <= FEW)]
     shapes = [s for s in fitting if not direct or columns is None or s.columns <= columns]
     if direct and not shapes:
         shapes = [TileShape(s.rows, 1, s.lanes) for s in fitting]
@@ -223,6 +226,11 @@ class ProductText:
         self.values, self.offsets = new[:len(self.values)], new[len(self.values):]
         return whole
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a block of few rows is computed row by row: where only the run knows how many there are."""
+        return integer.as_int(self.rows) is None and not self.p.taps and not self.p.guards
+
     # ---- sizes
     def parameter(self, size: Expr | int, role: str) -> str:
         return self.writer.parameter(ex.as_expr(size), role)
@@ -266,6 +274,8 @@ class ProductText:
             self.writer.function("channel_tile", "channel_tile", *shape, p.group)
         else:
             self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
+            if self.by_row:
+                self.writer.function("row_tile", "register_tile", 1, *shape[1:], self.unit_step)
         for name in ("advanced", "address"):
             self.writer.function(name, name)
         self.prologue()
@@ -487,7 +497,12 @@ class ProductText:
             zero = f"advanced(shifts, {self.parameter(self.taps, 'taps')})"
             block.lines += ["if whole[block]:", f"    {whole}", "else:", f"    channel_tile({rows_at}, {tile.rows}, {zero}, 0, {tail}"] if p.guards else [whole]
         else:
-            block.lines.append(f"register_tile({rows_at}, {taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}, advanced(acc, {acc_at}), k == 0)")
+            tail = f"{taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}"
+            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}), k == 0)"
+            place = f"{acc_at} + (i - block * {tile.rows}) * {tile.columns}"
+            few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
+                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}), k == 0)", "else:", f"    {whole}"]
+            block.lines += few if self.by_row else [whole]
         last = Scope(block)
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
