@@ -4,6 +4,7 @@ A model compiled before is found by the digest of its bytes, the options and the
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -225,9 +226,10 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
         observe = _exporting(optimized_path, observe)
     stored = cache.load_model(key) if observe is None else None
     if stored is not None and _external_files_unchanged(stored.content.get("external", []), folder):
-        model = from_container(stored, "cache")
-        model.seconds["load"] = time.perf_counter() - start
-        return model
+        with contextlib.suppress(ContainerError):  # one that another version wrote is compiled again
+            model = from_container(stored, "cache")
+            model.seconds["load"] = time.perf_counter() - start
+            return model
     model, external = compile_model(source if folder is not None else data, options, target, cache, observe)
     content, sections = to_sections(model)
     content["external"] = [[os.path.relpath(path, folder), *_file_facts(path)] for path in external] if folder is not None else []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..ir.errors import UnknownRankError
+from ..ir.errors import InputError, UnknownRankError
 from ..ir.plan import Plan, Port
 from . import knobs
 from .exceptions import Fail, InvalidArgument, translated
@@ -181,7 +181,10 @@ class InferenceSession:
         overridden = self._overridden(input_feed)
         if overridden:
             return overridden.run(output_names, input_feed, run_options)
-        results = self._execute(self._arrays(input_feed))
+        try:
+            results = self._execute(self._arrays(input_feed))
+        except InputError as e:
+            raise InvalidArgument(str(e)) from e
         if not output_names:
             return results
         return [results[k] for k in self._select(output_names)]
@@ -238,7 +241,10 @@ class InferenceSession:
         if run_options is not None and run_options.terminate:
             raise Fail("the run was terminated: RunOptions.terminate is set")
         wanted = [iobinding._outputs.get(n) for n in self._output_names]
-        results = self._execute(self._arrays(iobinding._inputs), wanted)
+        try:
+            results = self._execute(self._arrays(iobinding._inputs), wanted)
+        except InputError as e:
+            raise InvalidArgument(str(e)) from e
         iobinding._results = {n: OrtValue(r) for n, r in zip(self._output_names, results)}
 
     # ---- profiling
