@@ -21,6 +21,7 @@ from pathlib import Path
 from . import knobs
 from .container import Container, ContainerError, write
 
+TRIM_SECONDS = 300  # how often the folder is looked through for entries to drop
 STALE_SECONDS = 3600  # temporary files older than this were left by killed processes
 
 
@@ -127,7 +128,8 @@ class Cache:
         size = sum(memoryview(s).nbytes for s in sections.values())
         if path is None or size > self.limit_bytes // 2:
             return False
-        self.trim(size)
+        if size > self.limit_bytes // 16 or self._trim_is_due():
+            self.trim(size)
         with self._reporting():
             write(path, content, sections)
             return True
@@ -161,6 +163,17 @@ class Cache:
             self._drop(e.path)
             freed += e.size_bytes
         return freed
+
+    def _trim_is_due(self) -> bool:
+        """Whether nobody looked through the whole folder lately; looking is slow where there are many entries."""
+        assert self.folder is not None
+        mark = self.folder / "trimmed"
+        with contextlib.suppress(OSError):
+            if time.time() - mark.stat().st_mtime < TRIM_SECONDS:
+                return False
+        with contextlib.suppress(OSError):
+            mark.touch()
+        return True
 
     def clear(self) -> int:
         """Delete every entry; returns bytes freed."""

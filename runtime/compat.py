@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 
-from .exceptions import InvalidArgument
+from .exceptions import InvalidArgument, NotImplemented
 from .options import say_no_effect
 from .values import OrtValue
 

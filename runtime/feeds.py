@@ -76,6 +76,8 @@ class InputChecker:
     def _convert(self, port: Port, value: np.ndarray, wanted: np.dtype) -> np.ndarray:
         if wanted.kind == "O" and value.dtype.kind in "USO":
             return value.astype(object)
+        if value.dtype.newbyteorder("=") == wanted:
+            return value.astype(wanted)
         try:
             came = dt.of_numpy(value.dtype).name
         except TypeError:
