@@ -24,7 +24,7 @@ from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
 from .flatten import memory_order
-from .tiles import ACCUMULATORS
+from .tile_shapes import ACCUMULATORS
 
 Layouts = Mapping[Tensor, tuple[int, ...]]
 ONE, ZERO = ex.const(1), ex.const(0)
@@ -95,17 +95,18 @@ def extent_product(axes: Sequence[Expr]) -> Expr:
 
 
 # --------------------------------------------------------------------------------------------------------------- equivalent nests
-def rewrite(nest: ContractionNest, mapping: Mapping[Expr, Expr], **changes: object) -> ContractionNest:
-    """The nest with leaves of all its expressions replaced, and fields changed."""
-    if mapping:
-        roots = [nest.a, nest.b] + [e for s in nest.stores for e in (*s.index, s.value)]
-        new = ex.substitute(roots, mapping)
-        stores, at = [], 2
-        for s in nest.stores:
-            stores.append(replace(s, index=tuple(new[at:at + len(s.index)]), value=new[at + len(s.index)]))
-            at += len(s.index) + 1
-        nest = replace(nest, a=new[0], b=new[1], stores=tuple(stores))
-    return replace(nest, **changes)
+def rewrite(nest: ContractionNest, mapping: Mapping[Expr, Expr]) -> ContractionNest:
+    """The nest with leaves of all its expressions replaced."""
+    return with_roots(nest, ex.substitute(roots_of(nest), mapping))
+
+
+def with_roots(nest: ContractionNest, new: Sequence[Expr]) -> ContractionNest:
+    """The nest with the expressions of `roots_of` exchanged."""
+    stores, at = [], 2
+    for s in nest.stores:
+        stores.append(replace(s, index=tuple(new[at:at + len(s.index)]), value=new[at + len(s.index)]))
+        at += len(s.index) + 1
+    return replace(nest, a=new[0], b=new[1], stores=tuple(stores))
 
 
 def all_axes(nest: ContractionNest) -> tuple[Expr, ...]:
@@ -116,10 +117,17 @@ def roots_of(nest: ContractionNest) -> list[Expr]:
     return [nest.a, nest.b] + [e for s in nest.stores for e in (*s.index, s.value)]
 
 
+def with_axes(nest: ContractionNest, group: str, axes: tuple[Expr, ...]) -> ContractionNest:
+    """The nest with one of its groups of axes exchanged."""
+    groups = {"batch": nest.batch, "rows": nest.rows, "columns": nest.columns, "reduced": nest.reduced, group: axes}
+    return replace(nest, batch=groups["batch"], rows=groups["rows"], columns=groups["columns"], reduced=groups["reduced"])
+
+
 def replace_axis(nest: ContractionNest, axis: Expr, parts: tuple[Expr, ...], value: Expr) -> ContractionNest:
     """The nest with `axis` replaced by `parts` in its group, standing for `value`."""
-    groups = {name: tuple(p for a in getattr(nest, name) for p in (parts if a is axis else (a,))) for name in ("batch", "rows", "columns", "reduced")}
-    return rewrite(nest, {axis: value}, **groups)
+    def changed(axes: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        return tuple(p for a in axes for p in (parts if a is axis else (a,)))
+    return rewrite(replace(nest, batch=changed(nest.batch), rows=changed(nest.rows), columns=changed(nest.columns), reduced=changed(nest.reduced)), {axis: value})
 
 
 def blend_choices(nest: ContractionNest) -> ContractionNest:
@@ -132,12 +140,7 @@ def blend_choices(nest: ContractionNest) -> ContractionNest:
     roots = roots_of(nest)
     if not any(e.op == "where" and e.dtype is dt.int64 for e in ex.walk(roots)):
         return nest
-    new = ex.transform(roots, visit)
-    stores, at = [], 2
-    for s in nest.stores:
-        stores.append(replace(s, index=tuple(new[at:at + len(s.index)]), value=new[at + len(s.index)]))
-        at += len(s.index) + 1
-    return replace(nest, a=new[0], b=new[1], stores=tuple(stores))
+    return with_roots(nest, ex.transform(roots, visit))
 
 
 def split_axes(nest: ContractionNest) -> ContractionNest:
@@ -224,7 +227,7 @@ def merge_axes(nest: ContractionNest, layouts: Layouts, b_in_place: bool = False
             x, y = axes[at], axes[at + 1]
             if _walks_as_one(nest, x, y, layouts, in_place):
                 joined = ex.axis(x.extent * y.extent, "j")
-                nest = rewrite(nest, {x: joined // y.extent, y: joined % y.extent}, **{name: axes[:at] + (joined,) + axes[at + 2:]})
+                nest = with_axes(rewrite(nest, {x: joined // y.extent, y: joined % y.extent}), name, axes[:at] + (joined,) + axes[at + 2:])
                 axes = getattr(nest, name)
             at -= 1
     return nest

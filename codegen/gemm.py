@@ -23,7 +23,7 @@ from ..ir.target import Target
 from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product, pack_b, packed_tensor
 from .flatten import Flattener
 from .scalar import Emitter, Scope, Writer, literal
-from .tiles import TileShape, channel_shapes, tile_shapes
+from .tile_shapes import TileShape, channel_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
@@ -121,10 +121,10 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
     tall = MODERATE if rows is None and not p.taps else 1 << 20
     fitting = [s for s in tile_shapes(target, p.dtype) if FEW < s.rows <= tall or (rows is not None and rows <= FEW)]
-    shapes = [s for s in fitting if not direct or columns is None or s.columns <= columns]
-    if direct and not shapes:
-        shapes = [TileShape(s.rows, 1, s.lanes) for s in fitting]
-    return min(shapes, key=cycles)
+    usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
+    if direct and not usable:
+        usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
+    return min(usable, key=cycles)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- packing

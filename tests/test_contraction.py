@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from contraction_oracle import Scheduled, run
 from sardonyx.codegen.numba_backend import compile_kernel
-from sardonyx.codegen.tiles import tile_shapes
+from sardonyx.codegen.tile_shapes import tile_shapes
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir import target as targets
