@@ -1,0 +1,55 @@
+"""Which register tiles a target has: shapes alone, so that schedules can choose without loading a compiler."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir import dtypes as dt
+from ..ir.dtypes import DType
+from ..ir.target import Target
+
+ACCUMULATORS = (dt.float32, dt.float64, dt.int32, dt.int64, dt.uint32, dt.uint64)
+FEW_ROWS = (1, 2, 3, 4)
+WIDEST = 8  # vectors of a tile of few rows
+SPARE_REGISTERS = 4  # of a channel tile, for what is neither accumulator nor weight
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """`rows` x (`vectors` * `lanes`) accumulators."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        return self.vectors * self.lanes
+
+
+def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
+    """Tiles that fit the register file: accumulators, one row of b and one broadcast element. Those of few rows are as wide as pays."""
+    lanes = target.lanes(dtype.itemsize_bytes)
+    registers = target.vector_registers
+    few = [(r, min(WIDEST, (registers - 2) // (r + 1))) for r in FEW_ROWS]
+    if registers >= 32:
+        many = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2), (20, 1)]
+    else:
+        many = [(6, 2)] if target.isa == "avx2" else [(5, 2), (6, 2)]
+    return tuple(TileShape(r, v, lanes) for r, v in few + many)
+
+
+def channel_shapes(target: Target, dtype: DType, columns: int | None, group: int) -> tuple[TileShape, ...]:
+    """Channel tiles; no wider than the columns, so that the last panel may overlap the one before instead of reading past the end.
+
+    Args:
+        columns: channels, None where only the run knows.
+        group: channels of a group; a tile of several keeps a vector of every row besides its accumulators.
+    """
+    lanes = target.lanes(dtype.itemsize_bytes)
+    while columns is not None and lanes > columns:
+        lanes //= 2
+    widest = 4 if columns is None else columns // lanes
+    if group > 1:
+        return tuple(TileShape(min(8, (target.vector_registers - 3) // (v + 1)), v, lanes) for v in (1, 2) if v <= widest)
+    budget = target.vector_registers - SPARE_REGISTERS
+    return tuple(TileShape(min(8, (budget - v) // v), v, lanes) for v in (1, 2, 3, 4) if v <= widest)
