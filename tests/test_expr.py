@@ -12,7 +12,7 @@ from sardonyx.ir import integer
 from sardonyx.ir.arrays import evaluate
 
 N, M = ex.sym("N"), ex.sym("M", 2)
-I, J, K = ex.axis(N), ex.axis(6), ex.axis(M)  # noqa: E741
+I, J, K = ex.axis(N), ex.axis(6), ex.axis(M)
 POINTS = [{N: n, M: m, I: i, J: j, K: k} for n, m in ((1, 2), (3, 4), (5, 3)) for i, j, k in itertools.product(range(n), range(6), range(m))]
 BINDINGS = {leaf: np.array([p[leaf] for p in POINTS]) for leaf in (N, M, I, J, K)}
 
