@@ -8,20 +8,21 @@ import pkgutil
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sardonyx.compiler.importer import import_model
-from sardonyx.compiler.lower import decompose, lower
-from sardonyx.ir import dtypes as dt
-from sardonyx.ir import expr as ex
-from sardonyx.ir import infer
-from sardonyx.ir.errors import ModelError
-from sardonyx.ir.graph import Graph, TensorType
-from sardonyx.ir.interpret import run_graph, run_nests
-from sardonyx.ir.ops.base import Op, Sample, all_ops, find
 
 onnx = pytest.importorskip("onnx")
+
+from operator_harness import equal, failures, interpret_lowered  # noqa: E402
+from sardonyx.ir import dtypes as dt  # noqa: E402
+from sardonyx.ir import expr as ex  # noqa: E402
+from sardonyx.ir import infer  # noqa: E402
+from sardonyx.ir.errors import ModelError  # noqa: E402
+from sardonyx.ir.graph import Graph, TensorType  # noqa: E402
+from sardonyx.ir.interpret import run_graph  # noqa: E402
+from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
 
 FAMILIES = ("elementwise", "activation", "casting", "dropout", "generation", "indexing", "movement", "normalisation", "padding", "rearrangement",
             "reduction", "selection")
@@ -62,24 +63,6 @@ EXPECTED = {
 }
 
 
-def equal(got: object, want: object, rtol: float, atol: float) -> None:
-    """Raise unless two results agree in kind, shape, type and value."""
-    if want is None or isinstance(want, list):
-        assert isinstance(got, list) == isinstance(want, list)
-        for g, w in zip(got or [], want or [], strict=True):
-            equal(g, w, rtol, atol)
-        return
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    if want.dtype.kind in "OUT":
-        assert [str(s) for s in got.reshape(-1)] == [s.decode() if isinstance(s, bytes) else str(s) for s in want.reshape(-1)]
-        return
-    assert got.dtype == want.dtype
-    if want.dtype.itemsize < 4 and want.dtype.kind not in "iub":
-        got, want = got.astype(np.float32), want.astype(np.float32)
-    np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
-
-
 @functools.cache
 def official_cases() -> dict[str, list]:
     """The official single-operator cases by the first of their operators; the modules of pools and attention, which take long to load, are left out."""
@@ -97,24 +80,10 @@ def official_cases() -> dict[str, list]:
     return found
 
 
-def array_of(value: object) -> object:
-    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-
-
 @pytest.mark.parametrize("name", sorted(NAMES))
 @pytest.mark.filterwarnings("ignore")
 def test_official_cases(name: str) -> None:
-    problems = []
-    for case in official_cases()[name]:
-        try:
-            graph = import_model(case.model)
-            for inputs, outputs in case.data_sets:
-                got = run_graph(graph, {v.name: array_of(x) for v, x in zip(graph.inputs, inputs, strict=True)})
-                assert len(got) == len(outputs)
-                for g, w in zip(got, outputs, strict=True):
-                    equal(g, array_of(w), case.rtol or 1e-3, case.atol or 1e-7)
-        except Exception as e:  # all failures are reported together
-            problems.append(f"{case.name}: {type(e).__name__}: {e}")
+    problems = failures(official_cases()[name])
     assert not problems, "\n".join(problems)
 
 
@@ -187,10 +156,7 @@ def test_samples_with_symbolic_sizes(op: Op) -> None:
         graph, feeds, _ = sample_graph(op, s)
         want = run_graph(graph, feeds)
         graph, feeds, sizes = sample_graph(op, s, symbolic=True)
-        decompose(graph)
-        program = lower(graph)
-        got = run_nests(program, {r: feeds[r.name] for r in program.inputs}, sizes)
-        for g, w in zip(got, want, strict=True):
+        for g, w in zip(interpret_lowered(graph, feeds, sizes), want, strict=True):
             equal(g, w, 1e-6, 1e-7)
 
 
@@ -277,3 +243,29 @@ def test_special_values() -> None:
         np.testing.assert_array_equal(run("Softplus", np.array([1000, -1000], np.float32)), [1000, 0])
         assert run("ReduceLogSumExp", np.full(3, -np.inf, np.float32)).tolist() == [-math.inf]
         assert run("Pow", special, np.array(0.5, np.float32)).tolist()[1:] == [math.inf, math.inf, 0, 0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- compiled
+ROUTINES = ("Compress", "CumProd", "CumSum", "Dropout", "NonZero", "ScatterElements", "ScatterND", "TopK", "Unique")
+
+
+@pytest.mark.parametrize("name", ROUTINES)
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+@pytest.mark.filterwarnings("ignore")
+def test_routines_compile(name: str, kind: str) -> None:
+    """What a session computes by routines agrees with their plain Python meaning, narrow floats included."""
+    import sardonyx
+    from onnx import helper
+
+    op = find("", name)
+    samples = [s for s in op.samples() if s.version is None and any(a is not None and np.asarray(a).dtype == np.float32 for a in s.inputs)]
+    for s in samples[:3]:
+        inputs = tuple(np.asarray(a).astype(kind) if np.asarray(a).dtype == np.float32 else np.asarray(a) for a in s.inputs)
+        graph, feeds, _ = sample_graph(op, replace(s, inputs=inputs))
+        want = run_graph(graph, feeds)
+        node = helper.make_node(name, list(feeds), [f"y{k}" for k in range(s.outputs)], **s.attributes)
+        ports = [[helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), shape) for n, a, shape in group] for group in (
+            [(n, a, a.shape) for n, a in feeds.items()], [(n, np.asarray(a), None) for n, a in zip(node.output, want, strict=True)])]
+        model = helper.make_model(helper.make_graph([node], "g", *ports), opset_imports=[helper.make_opsetid("", op.versions[-1])], ir_version=10)
+        for g, w in zip(sardonyx.InferenceSession(model.SerializeToString()).run(None, feeds), want, strict=True):
+            equal(g, w, 1e-6, 1e-7)
