@@ -24,7 +24,7 @@ from sardonyx.ir.graph import Graph, TensorType  # noqa: E402
 from sardonyx.ir.interpret import run_graph  # noqa: E402
 from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
 
-FAMILIES = ("elementwise", "activation", "casting", "dropout", "generation", "indexing", "movement", "normalisation", "padding", "rearrangement",
+FAMILIES = ("elementwise", "unary", "activation", "casting", "dropout", "generation", "indexing", "movement", "normalisation", "padding", "rearrangement",
             "reduction", "selection")
 OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES]
 NAMES = {o.name for o in OPS}
