@@ -11,48 +11,19 @@ One text serves matrix products, batched products and convolutions. A unit of wo
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
-from ..ir.kernel import KernelCall, KernelSource
+from ..ir.kernel import KernelCall
 from ..ir.loops import MapNest
 from ..ir.target import Target
-from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product, pack_b, packed_tensor
-from .flatten import Flattener
+from .blocking import Blocking, choose_blocking, reads_b_in_place
+from .contraction import ONE, ZERO, Layouts, Product, extent_product, pack_b, packed_tensor
+from .contraction_text import ContractionText, kernel_source, unravel
 from .scalar import Emitter, Scope, Writer, literal
-from .tile_shapes import TileShape, channel_shapes, tile_shapes
+from .tile_shapes import TileShape
 
-ROWS_OF_UNIT = 128
-PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
-L1_WAYS = 8
-FEW = 4  # rows; up to here tiles have as many rows as the product
 FEW_LEFT = 2  # rows of a block; up to here each is computed by itself where the number of rows is not known before
-MODERATE = 8  # rows of a tile for any number of rows
-SMALL = 16  # rows; fewer do not repay a copy of b
-CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """How a product is cut.
-
-    Args:
-        tile: accumulators in registers.
-        shifted: whether the last panel starts early, at the last whole panel of columns, instead of reaching past the end. Columns that it shares with
-            the panel before are computed twice, with equal results.
-        height: rows of a unit, a multiple of the tile's.
-        strip: panels of a unit.
-        chunk: steps (or, with taps, taps) between two visits of a block of rows; None for all.
-    """
-
-    tile: TileShape
-    shifted: bool
-    height: int
-    strip: int
-    chunk: int | None
 
 
 def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | KernelCall]:
@@ -63,68 +34,6 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
         return [ProductText(p, None, blocking, layouts).call()]
     packed = packed_tensor(p, blocking.tile.columns)
     return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts).call()]
-
-
-# --------------------------------------------------------------------------------------------------------------------------- choice
-def reads_b_in_place(p: Product, target: Target) -> bool:
-    """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, rows that do not all fall on the same cache lines."""
-    if p.b_offset is None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
-        return False
-    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
-    if columns is None or columns < target.lanes(p.dtype.itemsize_bytes):
-        return False
-    step = ZERO if p.inner is None else integer.coefficient(p.b_offset, p.inner)[0]
-    return (rows is not None and rows <= SMALL) or (step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0)
-
-
-def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
-    """Tile and cuts. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core."""
-    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
-    steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
-    tile = choose_tile(p, target, rows, columns, direct)
-    size = p.dtype.itemsize_bytes
-    groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
-    height = ROWS_OF_UNIT if rows is None else -(-rows // groups)
-    height = -(-height // tile.rows) * tile.rows
-    depth = (steps or 1024) * (taps or 1)
-    panel_bytes = depth * tile.columns * size
-    panels = 1 << 20 if columns is None else -(-columns // tile.columns)
-    strip = max(1, min(panels, target.l2_bytes // CACHE_SHARE // panel_bytes))
-    if columns is not None:
-        wanted = 2 * target.cores if target.cores > 1 else 1
-        batches = integer.as_int(extent_product(p.batch)) or 1
-        strip = -(-panels // max(-(-panels // strip), min(panels, -(-wanted // (groups * batches)))))
-        short = -(-wanted // (batches * -(-panels // strip)))
-        if rows is not None and groups < short:
-            height = -(-rows // (short * tile.rows)) * tile.rows
-    chunk = None
-    if panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
-        most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
-        chunk = most if not p.taps else max(1, most // (steps or 1024))
-    shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
-    return Blocking(tile, shifted, height, strip, chunk)
-
-
-def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:
-    """The tile that takes the fewest cycles: padded work, weighed by what a step costs in multiplications and in loads."""
-    if p.channelwise:
-        shapes = channel_shapes(target, p.dtype, columns, p.group)
-        return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
-    stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
-    crowded = stride.is_const and stride.value != 0 and stride.value * p.dtype.itemsize_bytes % PAGE == 0
-
-    def cycles(s: TileShape) -> float:
-        step = max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7
-        if crowded and s.rows > L1_WAYS:
-            step *= 1.3
-        count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
-        return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
-    tall = MODERATE if rows is None and not p.taps else 1 << 20
-    fitting = [s for s in tile_shapes(target, p.dtype) if FEW < s.rows <= tall or (rows is not None and rows <= FEW)]
-    usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
-    if direct and not usable:
-        usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
-    return min(usable, key=cycles)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- packing
@@ -169,99 +78,21 @@ def transposition(p: Product, packed: Tensor, tile: TileShape, shifted: bool) ->
     return KernelCall(kernel, tuple(writer.buffers), tuple(writer.parameters), units, ex.const(8 * width), p.origin, ZERO, packed.numel() * (2 * size))
 
 
-def kernel_source(name: str, w: Writer, root: Scope) -> KernelSource:
-    names = [*w.buffers.values(), *(f"p{k}" for k in range(len(w.parameters))), "lo", "hi", "scratch"]
-    text = "\n".join([f"def kernel({', '.join(names)}):", *("    " + x for x in root.lines), ""])
-    return KernelSource(name, text, tuple(t.dtype for t in w.buffers), tuple(t in w.written for t in w.buffers), len(w.parameters), ("contract",), w.constant_list())
-
-
-def unravel(writer: Writer, scope: Scope, position: str, axes: Sequence[Expr], stem: str) -> None:
-    """Bind axes to the row-major coordinates of `position`."""
-    names = [f"{stem}{k}" for k in range(len(axes))]
-    left = position
-    for k in range(len(axes) - 1, 0, -1):
-        extent = writer.parameter(axes[k].extent, f"extent {stem}{k}")
-        scope.lines.append(f"{names[k]} = {left} % {extent}")
-        left = f"{left} // {extent}"
-    if axes:
-        scope.lines.append(f"{names[0]} = {left}")
-    scope.axes.update(zip(axes, names))
-
-
 # ------------------------------------------------------------------------------------------------------------------------- emission
-class ProductText:
-    """Writes the kernel of a product and its call."""
+class ProductText(ContractionText):
+    """Writes the kernel of a product and its call; `packed` is None where `b` is read in place."""
 
     def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts) -> None:
-        self.p, self.blocking, self.layouts = p, blocking, layouts
         self.direct = packed is None
         self.packed = ex.load_tensor(p.b) if packed is None else packed
-        self.writer = Writer()
+        self.blocking = blocking
+        super().__init__(p, (p.a, self.packed), layouts)
         self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(self.packed)
-        flat = Flattener(layouts)
-
-        def visit(e: Expr) -> Expr | None:
-            return flat.load(e) if e.op == "load" else None
-        self.values = ex.transform([s.value for s in p.stores], visit)
-        self.offsets = ex.transform([element_offset(s.tensor, s.index, layouts) for s in p.stores], visit)
-        self.row = self.join_rows()
-        rows = p.rows if self.row is None else (self.row,)
-        order = {x: k for k, x in enumerate((*p.batch, *p.rows, *rows, *p.columns, *p.reduced))}
-        self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, frozenset(), order)
-        self.emitter.count([*self.values, *self.offsets])
-        self.scratch_bytes: Expr = ZERO
-        self.root = Scope(None)
-        self.size_bytes = p.dtype.itemsize_bytes
-        self.number = p.dtype.numpy_name
-
-    def join_rows(self) -> Expr | None:
-        """One axis over all rows, if what is stored and where depends on rows through it alone (then coordinates need not be kept)."""
-        rows = self.p.rows
-        if len(rows) < 2:
-            return None
-        whole = ex.axis(self.rows, "row")
-        new = ex.substitute([*self.values, *self.offsets], dict(zip(rows, ex.unravel(whole, [x.extent for x in rows]))))
-        if any(e.op in ("floordiv", "mod") and whole in e.axes for e in ex.walk(new)):
-            return None
-        self.values, self.offsets = new[:len(self.values)], new[len(self.values):]
-        return whole
 
     @property
     def by_row(self) -> bool:
         """Whether a block of few rows is computed row by row: where only the run knows how many there are."""
         return integer.as_int(self.rows) is None and not self.p.taps and not self.p.guards
-
-    # ---- sizes
-    def parameter(self, size: Expr | int, role: str) -> str:
-        return self.writer.parameter(ex.as_expr(size), role)
-
-    @property
-    def rows(self) -> Expr:
-        return extent_product(self.p.rows)
-
-    @property
-    def columns(self) -> Expr:
-        return extent_product(self.p.columns)
-
-    @property
-    def taps(self) -> Expr:
-        return extent_product(self.p.taps)
-
-    @property
-    def steps(self) -> Expr:
-        return self.p.inner.extent if self.p.inner is not None else ONE
-
-    def reserve(self, count: Expr | int, itemsize: int) -> Expr:
-        """Offset of a new region of scratch memory."""
-        at = self.scratch_bytes
-        self.scratch_bytes = at + ex.ceildiv(ex.as_expr(count) * itemsize, 64) * 64
-        return at
-
-    def view(self, name: str, count: Expr | int, number: str) -> None:
-        """Declare a typed region of scratch memory."""
-        of = self.writer.function(f"view_{number}", "scratch_view", number)
-        at = self.reserve(count, 8 if number == "int64" else self.size_bytes)
-        self.root.lines.append(f"{name} = {of}(scratch, {self.parameter(at, 'view ' + name)})")
 
     # ---- the kernel
     def call(self) -> KernelCall:
@@ -523,38 +354,5 @@ class ProductText:
             for k, x in enumerate(p.rows):
                 row.lines.append(f"r{k} = row{k}[i]")
                 row.axes[x] = f"r{k}"
-        if not p.columns:
-            self.element(row, "acc[at]")
-        elif len(p.columns) == 1:
-            column = Scope(row, {p.columns[0]: "c"})
-            row.lines.append("at -= first_column")
-            self.element(column, "acc[at + c]")
-            column.close(f"for c in range(first_column, first_column + {self.width}):")
-        else:
-            self.runs(row)
+        self.store_columns(row, self.width)
         row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
-
-    def runs(self, row: Scope) -> None:
-        """Several column axes: stretches along the innermost one."""
-        p = self.p
-        run = Scope(row)
-        outer = Scope(run)
-        unravel(self.writer, outer, "(first_column + done)", p.columns, "c")
-        run.lines += outer.lines
-        last = len(p.columns) - 1
-        run.axes.update({x: n for x, n in outer.axes.items() if x is not p.columns[-1]})
-        extent = self.parameter(p.columns[-1].extent, f"extent c{last}")
-        run.lines += [f"run = min({self.width} - done, {extent} - c{last})", f"place = at + done - c{last}"]
-        column = Scope(run, {p.columns[-1]: "c"})
-        self.element(column, "acc[place + c]")
-        column.close(f"for c in range(c{last}, c{last} + run):")
-        run.lines.append("done += run")
-        row.lines.append("done = 0")
-        run.close(f"while done < {self.width}:")
-
-    def element(self, scope: Scope, acc: str) -> None:
-        """All stores of one element."""
-        scope.names[ex.acc(self.p.dtype)] = acc
-        for s, value, offset in zip(self.p.stores, self.values, self.offsets, strict=True):
-            spelled = self.emitter.value(value, scope)
-            scope.lines.append(self.emitter.store(s.tensor, self.emitter.value(offset, scope), spelled))

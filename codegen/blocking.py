@@ -1,0 +1,98 @@
+"""How a product is cut: tile, rows of a unit, panels of a strip, chunks of the reduced dimension. Choices of speed alone."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir import integer
+from ..ir.target import Target
+from .contraction import ONE, ZERO, Product, extent_product
+from .tile_shapes import TileShape, channel_shapes, tile_shapes
+
+ROWS_OF_UNIT = 128
+PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
+L1_WAYS = 8
+FEW = 4  # rows; up to here tiles have as many rows as the product
+MODERATE = 8  # rows of a tile for any number of rows
+SMALL = 16  # rows; fewer do not repay a copy of b
+CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a product is cut.
+
+    Args:
+        tile: accumulators in registers.
+        shifted: whether the last panel starts early, at the last whole panel of columns, instead of reaching past the end. Columns that it shares with
+            the panel before are computed twice, with equal results.
+        height: rows of a unit, a multiple of the tile's.
+        strip: panels of a unit.
+        chunk: steps (or, with taps, taps) between two visits of a block of rows; None for all.
+    """
+
+    tile: TileShape
+    shifted: bool
+    height: int
+    strip: int
+    chunk: int | None
+
+
+def reads_b_in_place(p: Product, target: Target) -> bool:
+    """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, rows that do not all fall on the same cache lines."""
+    if p.b_offset is None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
+        return False
+    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
+    if columns is None or columns < target.lanes(p.dtype.itemsize_bytes):
+        return False
+    step = ZERO if p.inner is None else integer.coefficient(p.b_offset, p.inner)[0]
+    return (rows is not None and rows <= SMALL) or (step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0)
+
+
+def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
+    """Tile and cuts. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core."""
+    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
+    steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
+    tile = choose_tile(p, target, rows, columns, direct)
+    size = p.dtype.itemsize_bytes
+    groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
+    height = ROWS_OF_UNIT if rows is None else -(-rows // groups)
+    height = -(-height // tile.rows) * tile.rows
+    depth = (steps or 1024) * (taps or 1)
+    panel_bytes = depth * tile.columns * size
+    panels = 1 << 20 if columns is None else -(-columns // tile.columns)
+    strip = max(1, min(panels, target.l2_bytes // CACHE_SHARE // panel_bytes))
+    if columns is not None:
+        wanted = 2 * target.cores if target.cores > 1 else 1
+        batches = integer.as_int(extent_product(p.batch)) or 1
+        strip = -(-panels // max(-(-panels // strip), min(panels, -(-wanted // (groups * batches)))))
+        short = -(-wanted // (batches * -(-panels // strip)))
+        if rows is not None and groups < short:
+            height = -(-rows // (short * tile.rows)) * tile.rows
+    chunk = None
+    if panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
+        most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
+        chunk = most if not p.taps else max(1, most // (steps or 1024))
+    shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
+    return Blocking(tile, shifted, height, strip, chunk)
+
+
+def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:
+    """The tile that takes the fewest cycles: padded work, weighed by what a step costs in multiplications and in loads."""
+    if p.channelwise:
+        shapes = channel_shapes(target, p.dtype, columns, p.group)
+        return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
+    stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
+    crowded = stride.is_const and stride.value != 0 and stride.value * p.dtype.itemsize_bytes % PAGE == 0
+
+    def cycles(s: TileShape) -> float:
+        step = max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7
+        if crowded and s.rows > L1_WAYS:
+            step *= 1.3
+        count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
+        return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
+    tall = MODERATE if rows is None and not p.taps else 1 << 20
+    fitting = [s for s in tile_shapes(target, p.dtype) if FEW < s.rows <= tall or (rows is not None and rows <= FEW)]
+    usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
+    if direct and not usable:
+        usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
+    return min(usable, key=cycles)
