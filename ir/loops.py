@@ -110,8 +110,8 @@ class Routine:
     helpers: tuple[Callable, ...] = ()
 
 
-def load(buffer: np.ndarray, index: int) -> np.generic:
-    """The element of a routine's buffer; compiled, float16 and bfloat16 elements come as float32."""
+def load(buffer: np.ndarray, index: int) -> int:
+    """The element of a routine's buffer, a number of any kind; compiled, float16 and bfloat16 elements come as float32."""
     return buffer[index]
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .. import dtypes as dt
 from .. import expr as ex
@@ -21,7 +22,7 @@ class Relu(Unary):
     def value(self, n: Lowering, x: Expr) -> Expr:
         return ex.where(x < 0, 0, x)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         zero = like(b, 0.0, b.input(0))
         return [b.add("Where", b.add("Greater", b.input(0), zero), upstream[0], zero)]
 

@@ -33,7 +33,7 @@ REQUIRED = object()  # default of an attribute that must be given
 class Sample:
     """A case from which the harness makes tests: attribute values and inputs (arrays; None where absent)."""
 
-    inputs: tuple[np.ndarray | None, ...]
+    inputs: tuple[np.ndarray | np.generic | None, ...]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     outputs: int = 1
     version: int | None = None

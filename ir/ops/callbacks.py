@@ -38,7 +38,7 @@ def spell_numbers(a: np.ndarray) -> list[np.ndarray]:
     return [out.reshape(np.shape(a))]
 
 
-def _spell(v: object) -> str:
+def _spell(v: np.generic) -> str:
     if isinstance(v, np.bool_):
         return "True" if v else "False"
     if isinstance(v, np.integer):

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class Cast(Op):
     def lower(self, n: Lowering) -> Ref:
         return convert(n, n.input(0), element_type(n, "to"))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("CastLike", upstream[0], b.input(0)) if b.type(b.input(0)).dtype.is_float else None]
 
     def samples(self) -> Iterator[Sample]:
@@ -100,7 +100,7 @@ class CastLike(Op):
     def lower(self, n: Lowering) -> Ref:
         return convert(n, n.input(0), n.input(1).dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("CastLike", upstream[0], b.input(0)) if b.type(b.input(0)).dtype.is_float else None, None]
 
     def samples(self) -> Iterator[Sample]:
@@ -122,7 +122,7 @@ class BitCast(Op):
             return n.map(x.shape, lambda *i: ex.cast(x[i], to))
         return n.map(x.shape, lambda *i: ex.bitcast(x[i], to))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -105,7 +105,7 @@ class Dropout(Op):
         known = n.known(2)
         return ex.cast(_scalar(n, 2), dt.boolean) if known is None else ex.const(bool(known.reshape(-1)[0]), dt.boolean)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         if not b.has(2) or (b.input(2).is_constant and not b.input(2).constant.reshape(-1)[0]):
             return [upstream[0]] + [None] * (len(b.inputs) - 1)

@@ -4,7 +4,7 @@ Floats narrower than 32 bits are computed in float32 and rounded once, when the 
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class Add(Binary):
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         return a + b
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [sum_to(b, upstream[0], b.input(0)), sum_to(b, upstream[0], b.input(1))]
 
 
@@ -114,7 +114,7 @@ class Sub(Binary):
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         return a - b
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [sum_to(b, upstream[0], b.input(0)), sum_to(b, b.add("Neg", upstream[0]), b.input(1))]
 
 
@@ -127,7 +127,7 @@ class Mul(Binary):
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         return a * b
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x, y = b.input(0), b.input(1)
         return [sum_to(b, b.add("Mul", upstream[0], y), x), sum_to(b, b.add("Mul", upstream[0], x), y)]
 
@@ -141,7 +141,7 @@ class Div(Binary):
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         return a / b
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x, y = b.input(0), b.input(1)
         to_x = b.add("Div", upstream[0], y)
         return [sum_to(b, to_x, x), sum_to(b, b.add("Neg", b.add("Mul", to_x, b.add("Div", x, y))), y)]
@@ -191,7 +191,7 @@ class Pow(Binary):
             return ex.where(ex.equal(a, -np.inf), np.inf, ex.unary("sqrt", a + 0.0))
         return None
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x, y = b.input(0), b.input(1)
         exponent = b.add("CastLike", y, x)
         one = b.add("CastLike", b.constant(1.0), x)
@@ -227,7 +227,7 @@ class PRelu(Op):
             return ex.where(v < 0, v * wide(broadcast_load(slope, x.shape, i)), v)
         return n.map(x.shape, body, x.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.version < 7:
             raise b.unsupported("the gradient of PRelu below version 7 is not defined")
         x, slope = b.input(0), b.input(1)
@@ -254,7 +254,7 @@ class Comparison(Binary):
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         return ex.binary(self.op, b, a) if self.swapped else ex.binary(self.op, a, b)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None, None]
 
 
@@ -411,7 +411,7 @@ class Folded(Variadic):
 
     op = ""
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         """For the extremes: shared equally among the operands that attain it."""
         best = b.add(self.name, *b.inputs)
         hits = [b.add("CastLike", b.add("Equal", x, best), best) for x in b.inputs]
@@ -431,7 +431,7 @@ class Sum(Folded):
 
     name, versions, op = "Sum", (1, 6, 8, 13), "add"
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [sum_to(b, upstream[0], x) for x in b.inputs]
 
 
@@ -461,7 +461,7 @@ class Mean(Variadic):
             out = out + x
         return out / len(operands)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         share = b.add("Div", upstream[0], b.add("CastLike", b.constant(float(len(b.inputs))), upstream[0]))
         return [sum_to(b, share, x) for x in b.inputs]
 
@@ -480,7 +480,7 @@ class Where(Op):
             return n.host(choose_strings, [(dt.string, shape)], "strings are chosen")[0]
         return n.map(shape, lambda *i: ex.where(broadcast_load(c, shape, i), broadcast_load(a, shape, i), broadcast_load(b, shape, i)))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         zero = b.add("CastLike", b.constant(0.0), upstream[0])
         to_a, to_b = b.add("Where", b.input(0), upstream[0], zero), b.add("Where", b.input(0), zero, upstream[0])
         return [None, sum_to(b, to_a, b.input(1)), sum_to(b, to_b, b.input(2))]
@@ -520,7 +520,7 @@ class Clip(Op):
             return ex.const(known.reshape(-1)[0].item() if kind is t.dtype else float(known.reshape(-1)[0]), kind)
         return wide(t[(ex.const(0),) * t.rank])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         inside = b.add("Equal", x, b.add("Clip", *b.inputs, version=b.version, **b.node.attributes))
         zero = b.add("CastLike", b.constant(0.0), x)

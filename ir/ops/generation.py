@@ -1,7 +1,7 @@
 """Operators that make tensors from sizes and scalars."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Shape(Op):
         dims = x.shape[slice(n.attr("start"), n.attr("end"))]
         return n.map([len(dims)], lambda i: select(i, dims) if dims else ex.const(0))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:
@@ -47,7 +47,7 @@ class Size(Op):
     def lower(self, n: Lowering) -> Ref:
         return n.map([], lambda: n.input(0).numel())
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:
@@ -65,10 +65,10 @@ class ConstantOfShape(Op):
         array = np.zeros(1, np.float32) if value is None else np.asarray(value)
         kind = dt.of_numpy(array.dtype)
         element = array.reshape(-1)[0]
-        number = complex(element) if kind.kind == "complex" else float(element) if kind.is_float else int(element)
+        number = element.item() if kind.kind == "complex" else float(element) if kind.is_float else int(element)
         return n.map(n.ints(0), lambda *i: ex.const(number, kind))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:
@@ -88,7 +88,7 @@ class EyeLike(Op):
         kind = element_type(n, "dtype", x.dtype)
         return n.map(x.shape, lambda i, j: ex.cast(ex.equal(i + n.attr("k"), j), kind), kind)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:
@@ -125,7 +125,7 @@ class Range(Op):
         t = n.input(index)
         return t[(ex.const(0),) * t.rank]
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None, None, None]
 
     def samples(self) -> Iterator[Sample]:
@@ -151,7 +151,7 @@ class Trilu(Op):
             return ex.where(kept, x[i], ex.const(0, x.dtype))
         return n.map(x.shape, body)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("Trilu", upstream[0], *b.inputs[1:], upper=b.attr("upper"))] + [None] * (len(b.inputs) - 1)
 
     def samples(self) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
 """Operators that read or write at computed positions. Indices out of range are clamped when reading and ignored when writing."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Gather(View):
         middle = axis + at.rank
         return n.map([*x.shape[:axis], *at.shape, *x.shape[axis + 1:]], lambda *i: x[(*i[:axis], read(*i[axis:middle]), *i[middle:])])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x, at = b.input(0), b.input(1)
         rank, count = len(b.type(x).shape), len(b.type(at).shape)
         axis = int(b.attr("axis")) % rank
@@ -94,7 +95,7 @@ class GatherElements(View):
         read = index_reader(n, 1, x.shape[axis])
         return n.map(at.shape, lambda *i: x[(*i[:axis], read(*i), *i[axis + 1:])])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         zero = b.add("Expand", b.add("CastLike", b.constant(0.0), b.input(0)), b.add("Shape", b.input(0)))
         return [b.add("ScatterElements", zero, b.input(1), upstream[0], axis=b.attr("axis"), reduction="add"), None]
 
@@ -120,7 +121,7 @@ class GatherND(View):
             return x[(*i[:batch], *index, *i[lead:])]
         return n.map([*at.shape[:-1], *x.shape[batch + depth:]], body)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.attr("batch_dims"):
             raise b.unsupported("the gradient of GatherND with batch_dims is not defined")
         zero = b.add("Expand", b.add("CastLike", b.constant(0.0), b.input(0)), b.add("Shape", b.input(0)))
@@ -204,7 +205,8 @@ def _rows_of(x: Tensor, size: Expr) -> Expr:
 class ScatterElements(View):
     """data with out[i with indices[i] along `axis`] changed by updates[i]. Source: ONNX ScatterElements-18."""
 
-    name, versions = "ScatterElements", (11, 13, 16, 18)
+    name = "ScatterElements"
+    versions: ClassVar[tuple[int, ...]] = (11, 13, 16, 18)
     attributes = {"axis": 0, "reduction": "none"}
 
     def view(self, n: Lowering) -> Ref:
@@ -218,7 +220,7 @@ class ScatterElements(View):
         rows = n.map(at.shape, row, stem="rows")
         return scattered(n, x, rows, updates, ex.const(1))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.attr("reduction", "none") not in ("none", "add"):
             raise b.unsupported(f"the gradient of scattering with reduction '{b.attr('reduction')}' is not defined")
         to_updates = b.add("GatherElements", upstream[0], b.input(1), axis=b.attr("axis"))
@@ -239,7 +241,8 @@ class ScatterElements(View):
 class Scatter(ScatterElements):
     """ScatterElements under its older name. Source: ONNX Scatter-11."""
 
-    name, versions = "Scatter", (9, 11)
+    name = "Scatter"
+    versions: ClassVar[tuple[int, ...]] = (9, 11)
     attributes = {"axis": 0}
 
     def samples(self) -> Iterator[Sample]:
@@ -267,7 +270,7 @@ class ScatterND(View):
         rows = n.map(at.shape[:-1], row, stem="rows")
         return scattered(n, x, rows, updates, ex.product(x.shape[depth:]))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.attr("reduction") not in ("none", "add"):
             raise b.unsupported(f"the gradient of scattering with reduction '{b.attr('reduction')}' is not defined")
         to_updates = b.add("GatherND", upstream[0], b.input(1))
@@ -328,7 +331,7 @@ class OneHot(View):
             return ex.where(ex.equal(wanted, i[axis]), values[(1,)], values[(0,)])
         return n.map([*at.shape[:axis], depth, *at.shape[axis:]], body)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None, None, None]
 
     def samples(self) -> Iterator[Sample]:

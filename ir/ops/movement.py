@@ -66,7 +66,7 @@ class Reshape(View):
             n.require(ex.equal(have, new), f"{have.text} elements do not fit the shape {[d.text for d in dims]}")
         return dims
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return reshape_gradient(b, upstream)
 
     def samples(self) -> Iterator[Sample]:
@@ -95,7 +95,7 @@ class Flatten(View):
         at = n.axis(n.attr("axis"), x.rank, inclusive=n.attr("axis") >= 0)
         return reshaped(n, x, [ex.product(x.shape[:at]), ex.product(x.shape[at:])])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return reshape_gradient(b, upstream)
 
     def samples(self) -> Iterator[Sample]:
@@ -122,7 +122,7 @@ class Squeeze(View):
             dims = settled(n, drop_dims(x.shape, flags, len(axes)))
         return reshaped(n, x, dims)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return reshape_gradient(b, upstream)
 
     def samples(self) -> Iterator[Sample]:
@@ -152,7 +152,7 @@ class Unsqueeze(View):
         dims = [ex.where(f, 1, select(ex.total(kept[:k]), x.shape) if x.rank else ex.const(1)) for k, f in enumerate(flags)]
         return reshaped(n, x, settled(n, dims))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return reshape_gradient(b, upstream)
 
     def samples(self) -> Iterator[Sample]:
@@ -178,7 +178,7 @@ class Transpose(View):
         back = [perm.index(k) for k in range(x.rank)]
         return n.map([x.shape[p] for p in perm], lambda *i: x[tuple(i[k] for k in back)])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         perm = b.attr("perm")
         if perm is None:
             return [b.add("Transpose", upstream[0])]
@@ -200,7 +200,7 @@ class Expand(View):
         x = n.input(0)
         return broadcast_to(n, x, broadcast_shapes([x.shape, n.ints(1)], n))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [sum_to(b, upstream[0], b.input(0)), None]
 
     def samples(self) -> Iterator[Sample]:
@@ -235,7 +235,7 @@ class Tile(View):
             return i if is_one(r) else ex.const(0) if is_one(d) else i % d
         return n.map([d * r for d, r in zip(x.shape, repeats)], lambda *i: x[tuple(map(back, i, x.shape, repeats))])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.version < 6:
             raise b.unsupported("the gradient of Tile below version 6 is not defined")
         rank = len(b.type(b.input(0)).shape)
@@ -268,7 +268,7 @@ class Concat(View):
             return full[0]
         return joined(n, full, at)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         at = b.attr("axis")
         sizes = [b.add("Shape", x) for x in b.inputs]
         lengths = b.add("Concat", *[b.add("Gather", s, [at]) for s in sizes], axis=0)
@@ -342,7 +342,7 @@ class Split(View):
         shape = [size if k == at else d for k, d in enumerate(x.shape)]
         return n.map(shape, lambda *i: x[(*i[:at], i[at] + start, *i[at + 1:])])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if any(u is None for u in upstream):
             raise b.unsupported("the gradient of a Split with unused outputs needs zeros of their shapes")
         return [b.add("Concat", *upstream, axis=b.attr("axis"))] + [None] * (len(b.inputs) - 1)
@@ -381,7 +381,7 @@ class Slice(View):
             return x
         return n.map(shape, lambda *i: x[tuple(first + k * s for (first, _), k, s in zip(ranges, i, step))])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         count = b.add("Size", x)
         places = b.add("Reshape", b.add("Range", b.constant(np.array(0)), count, b.constant(np.array(1))), b.add("Shape", x))

@@ -57,7 +57,7 @@ class Softmax(Op):
             return ex.unary("exp", wide(x[i]) - largest) * (1 / total)
         return n.map(x.shape, body, x.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         axes = _gradient_axes(b)
         y = b.add("Softmax", b.input(0), version=b.version, **b.node.attributes)
         weighted = b.add("Mul", upstream[0], y)
@@ -95,7 +95,7 @@ class LogSoftmax(Op):
             return wide(x[i]) - largest - ex.unary("log", total)
         return n.map(x.shape, body, x.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         p = b.add("Softmax", b.input(0), version=b.version, **b.node.attributes)
         total = b.add("ReduceSum", upstream[0], _gradient_axes(b), keepdims=1)
         return [b.add("Sub", upstream[0], b.add("Mul", p, total))]
@@ -228,7 +228,7 @@ class LayerNormalization(Op):
         inverse = n.map(kept, lambda *i: inverse_deviation(Moments(n, x, axes, i).variance, n.attr("epsilon"))) if n.wants(2) else None
         return [y, mean, inverse]
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x, scale = b.input(0), b.input(1)
         rank = len(b.type(x).shape)
         first = int(b.attr("axis")) % rank
@@ -263,7 +263,7 @@ class RMSNormalization(Op):
             return wide(x[i]) * inverse_deviation(square, n.attr("epsilon")) * ex.cast(broadcast_load(scale, x.shape, i), kind)
         return n.map(x.shape, body, scale.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x, scale = b.input(0), b.input(1)
         rank = len(b.type(x).shape)
         first = int(b.attr("axis")) % rank
@@ -296,7 +296,7 @@ class InstanceNormalization(Op):
             return (wide(x[i]) - m.mean) * inverse_deviation(m.variance, n.attr("epsilon")) * wide(scale[i[1]]) + wide(bias[i[1]])
         return n.map(x.shape, body, x.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         rank = len(b.type(x).shape)
         normal = Normalised(b, x, range(2, rank), b.attr("epsilon"))
@@ -335,7 +335,7 @@ class GroupNormalization(Op):
             return (wide(x[i]) - mean) * inverse_deviation(variance, n.attr("epsilon")) * ex.cast(scale[at], kind) + ex.cast(bias[at], kind)
         return n.map(x.shape, body, x.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.version < 21:
             raise b.unsupported("the gradient of GroupNormalization below version 21 is not defined")
         x = b.input(0)
@@ -366,7 +366,7 @@ class BatchNormalization(Op):
     name, versions = "BatchNormalization", (1, 6, 7, 9, 14, 15)
     attributes = {"epsilon": 1e-5, "momentum": 0.9, "training_mode": 0, "spatial": 1, "is_test": 0}
 
-    def lower(self, n: Lowering) -> list[Ref | None]:
+    def lower(self, n: Lowering) -> Sequence[Ref | None]:
         x, scale, bias, mean, variance = (n.input(k) for k in range(5))
         if self._trains(n):
             return self._training(n, x, scale, bias, mean, variance)
@@ -384,7 +384,7 @@ class BatchNormalization(Op):
         return any(n.wants(k) for k in range(1, 5)) and not (n.version < 7 and n.attr("is_test"))
 
     @staticmethod
-    def _training(n: Lowering, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> list[Ref | None]:
+    def _training(n: Lowering, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Sequence[Ref | None]:
         if scale.rank != 1:
             raise n.unsupported("training statistics for every position (spatial=0) are not defined")
         axes = [k for k in range(x.rank) if k != 1]
@@ -408,7 +408,7 @@ class BatchNormalization(Op):
         saved = [n.map(t.shape, lambda c, t=t: t[c], mean.dtype) for t in (batch_mean, batch_variance)]
         return [y, running(mean, batch_mean), running(variance, batch_variance), *saved]
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.version < 14:
             raise b.unsupported("the gradient of BatchNormalization below version 14 is not defined")
         x, scale, mean, variance = b.input(0), b.input(1), b.input(3), b.input(4)

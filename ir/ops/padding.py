@@ -1,13 +1,13 @@
 """Operators that add or remove positions at the ends of dimensions."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
-from ..expr import Expr, Tensor
+from ..expr import Expr, Scalar, Tensor
 from ..graph import Value
 from ..loops import Ref
 from .base import REQUIRED, Builder, Lowering, Sample, register
@@ -65,7 +65,7 @@ class Pad(View):
         return by_axis(axes, pads[:len(axes)], x.rank, zero), by_axis(axes, pads[len(axes):], x.rank, zero)
 
     @staticmethod
-    def _fill(n: Lowering, x: Tensor) -> tuple[object | None, Expr | None]:
+    def _fill(n: Lowering, x: Tensor) -> tuple[Scalar | None, Expr | None]:
         """(the constant to fill with, None), or (None, the expression of it)."""
         if n.version < 11:
             return n.attr("value"), None
@@ -77,7 +77,7 @@ class Pad(View):
         t = n.input(2)
         return None, ex.cast(t[(ex.const(0),) * t.rank], x.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.attr("mode") != "constant":
             raise b.unsupported(f"the gradient of padding in mode '{b.attr('mode')}' is not defined")
         if b.version < 11:

@@ -1,7 +1,7 @@
 """Operators that rearrange elements in fixed patterns."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class DepthToSpace(View):
             return x[b, channel, h // block, w // block]
         return n.map([batch, depth, height * block, width * block], body)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("SpaceToDepth", upstream[0], blocksize=b.attr("blocksize"), mode=b.attr("mode"))]
 
     def samples(self) -> Iterator[Sample]:
@@ -61,7 +61,7 @@ class SpaceToDepth(View):
             return x[b, channel, h * block + place // block, w * block + place % block]
         return n.map([batch, channels * (block * block), height // block, width // block], body)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("DepthToSpace", upstream[0], blocksize=b.attr("blocksize"), mode=b.attr("mode"))]
 
     def samples(self) -> Iterator[Sample]:

@@ -4,7 +4,7 @@ Sums of narrow floats are accumulated in float32 and rounded once. A reduction o
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -103,7 +103,7 @@ class ReduceSum(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return fold("sum", lambda x: x)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("Expand", self.spread(b, upstream[0]), b.add("Shape", b.input(0)))] + [None] * (len(b.inputs) - 1)
 
 
@@ -117,7 +117,7 @@ class ReduceMean(Reduction):
         total = fold("sum", lambda x: x)
         return total / ex.cast(count, total.dtype)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         ratio = b.add("Div", b.add("CastLike", b.add("Size", upstream[0]), x), b.add("CastLike", b.add("Size", x), x))
         spread = b.add("Expand", self.spread(b, upstream[0]), b.add("Shape", x))
@@ -132,7 +132,7 @@ class Extreme(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return fold(self.kind_of_bools if n.input(0).dtype is dt.boolean else self.kind_of_numbers, lambda x: x)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         best = self.spread(b, b.add(self.name, *b.inputs, version=b.version, **b.node.attributes))
         hits = b.add("CastLike", b.add("Equal", x, best), x)
@@ -176,7 +176,7 @@ class ReduceL1(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return fold("sum", lambda x: x if x.dtype.kind == "uint" else ex.unary("abs", x))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("Mul", self.spread(b, upstream[0]), b.add("Sign", b.input(0)))] + [None] * (len(b.inputs) - 1)
 
 
@@ -189,7 +189,7 @@ class ReduceL2(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return ex.unary("sqrt", real(fold("sum", lambda x: x * x)))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         norm = b.add(self.name, *b.inputs, version=b.version, **b.node.attributes)
         return [b.add("Mul", b.input(0), self.spread(b, b.add("Div", upstream[0], norm)))] + [None] * (len(b.inputs) - 1)
 
@@ -203,7 +203,7 @@ class ReduceSumSquare(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return fold("sum", lambda x: x * x)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         spread = self.spread(b, upstream[0])
         return [b.add("Mul", b.input(0), b.add("Add", spread, spread))] + [None] * (len(b.inputs) - 1)
 
@@ -217,7 +217,7 @@ class ReduceLogSum(Reduction):
     def value(self, n: Lowering, fold: Fold, count: Expr) -> Expr:
         return ex.unary("log", real(fold("sum", lambda x: x)))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         total = b.add("Exp", b.add(self.name, *b.inputs, version=b.version, **b.node.attributes))
         share = self.spread(b, b.add("Div", upstream[0], total))
         return [b.add("Expand", share, b.add("Shape", b.input(0)))] + [None] * (len(b.inputs) - 1)
@@ -234,7 +234,7 @@ class ReduceLogSumExp(Reduction):
         shift = ex.where(ex.unary("isinf", largest), 0, largest)
         return ex.unary("log", fold("sum", lambda x: ex.unary("exp", real(x) - shift))) + shift
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         result = self.spread(b, b.add(self.name, *b.inputs, version=b.version, **b.node.attributes))
         share = b.add("Exp", b.add("Sub", b.input(0), result))
         return [b.add("Mul", share, self.spread(b, upstream[0]))] + [None] * (len(b.inputs) - 1)
@@ -259,7 +259,7 @@ class ArgExtreme(Op):
             return n.map(shape, body)
         return n.map(shape[:at] + shape[at + 1:], lambda *i: body(*i[:at], ex.const(0), *i[at:]))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:
@@ -367,7 +367,7 @@ class CumSum(Running):
     name, versions = "CumSum", (11, 14)
     loop = Routine("running_sum", running_sum)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("CumSum", upstream[0], b.input(1), exclusive=b.attr("exclusive"), reverse=1 - b.attr("reverse")), None]
 
 

@@ -54,7 +54,7 @@ class NonZero(Op):
             return n.map([0, count], lambda i, j: ex.const(0))
         return n.map([x.rank, count], lambda i, j: select(i, ex.unravel(found[j], x.shape)))
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:
@@ -162,7 +162,7 @@ class TopK(Op):
         lanes = ex.product(x.shape[:axis]) * inner
         return n.routine(TOPK, [x], [(x.dtype, shape), (dt.int64, shape)], [size, k, inner, int(n.attr("largest"))], units=lanes)
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         x = b.input(0)
         zero = b.add("Expand", b.add("CastLike", b.constant(0.0), x), b.add("Shape", x))
         places = b.add("TopK", *b.inputs, outputs=2, version=b.version, **b.node.attributes)[1]
@@ -281,7 +281,7 @@ class Unique(Op):
             return call_host(n, take_strings, [place, x], dt.string, shape, "strings are moved")
         return n.map(shape, lambda *i: x[ex.unravel(place[i], x.shape)])
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
     def samples(self) -> Iterator[Sample]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -32,9 +32,9 @@ class Unary(Op):
 
     def slope(self, b: Builder, x: Value, y: Value) -> Value:
         """The derivative at x, given y = f(x)."""
-        return super().gradient(b, [])
+        raise b.unsupported(f"{self.name} has no gradient")
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         y = b.add(self.name, b.input(0), **b.node.attributes)
         return [b.add("Mul", upstream[0], self.slope(b, b.input(0), y))]
 
@@ -86,7 +86,7 @@ class Sign(Unary):
 
     name, versions, op = "Sign", (9, 13), "sign"
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
 
@@ -96,7 +96,7 @@ class Floor(Unary):
 
     name, versions, op = "Floor", (1, 6, 13), "floor"
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
 
@@ -106,7 +106,7 @@ class Ceil(Unary):
 
     name, versions, op = "Ceil", (1, 6, 13), "ceil"
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
 
@@ -116,7 +116,7 @@ class Round(Unary):
 
     name, versions, op = "Round", (11, 22), "round"
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [None]
 
 
@@ -381,7 +381,7 @@ class Identity(Op):
             raise n.error("input 0 of Identity is missing")
         return n.inputs[0]
 
-    def gradient(self, b: Builder, upstream: list[Value | None]) -> list[Value | None]:
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [upstream[0]]
 
     def samples(self) -> Iterator[Sample]:

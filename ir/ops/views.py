@@ -11,7 +11,7 @@ from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, ExprLike, Tensor
 from ..integer import prove_nonnegative, prove_positive
-from ..loops import HostNest, Ref
+from ..loops import HostNest, HostRef, Ref
 from .base import Lowering, Op
 from .callbacks import take_strings
 
@@ -194,18 +194,12 @@ def _string_view(op: View, n: Lowering) -> Ref | list[Ref | None]:
             n.inputs[k] = _positions(n, t, offset)
             offset = offset + t.numel()
             strings.append(t)
-    stands = {id(t) for t in n.inputs if t is not None}
-    moved = {id(o): o for o in originals if o is not None}
     results = op.view(n)
     n.inputs[:] = originals
-    single = isinstance(results, Tensor)
-    out: list[Ref | None] = []
-    for r in ([results] if single else list(results)):
-        if not isinstance(r, Tensor) or r.dtype is not dt.int64 or (id(r) in moved and id(r) not in stands):
-            out.append(r)
-            continue
-        out.append(call_host(n, take_strings, [r, *strings], dt.string, r.shape, "strings are moved"))
-    return out[0] if single else out
+
+    def looked_up(r: Ref | None) -> Ref | None:
+        return call_host(n, take_strings, [r, *strings], dt.string, r.shape, "strings are moved") if isinstance(r, Tensor) else r
+    return looked_up(results) if isinstance(results, (Tensor, HostRef)) else [looked_up(r) for r in results]
 
 
 def _positions(n: Lowering, t: Tensor, offset: Expr) -> Tensor:
