@@ -329,18 +329,29 @@ class ProductText(ContractionText):
             block.lines += ["if whole[block]:", f"    {whole}", "else:", f"    channel_tile({rows_at}, {tile.rows}, {zero}, 0, {tail}"] if p.guards else [whole]
         else:
             tail = f"{taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}"
-            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}), k == 0)"
+            todo = f"length * {steps}" if p.taps else "length"
+            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}), k == 0, ahead + block * share * {todo}, share)"
             place = f"{acc_at} + (i - block * {tile.rows}) * {tile.columns}"
             few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
-                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}), k == 0)", "else:", f"    {whole}"]
+                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}), k == 0, ahead, 0)", "else:", f"    {whole}"]
             block.lines += few if self.by_row else [whole]
         last = Scope(block)
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
         chunk = Scope(panel)
         n_chunk = self.parameter(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else self.steps, "chunk")
-        chunk.lines += [f"length = min({n_chunk}, {total} - k)", "for block in range(blocks):", *("    " + x for x in block.lines)]
+        chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
+        if not p.channelwise:
+            chunk.lines += self.ahead(b_step)
+        chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
         chunk.close(f"for k in range(0, {total}, {n_chunk}):")
+
+    def ahead(self, b_step: str) -> list[str]:
+        """Where the part of `b` that comes next starts, and how many bytes of it each step of a block fetches, so that all blocks together fetch it whole."""
+        if self.direct:
+            return ["ahead = base", "share = 0"]
+        next_at = f"(k + length) * {self.parameter(self.steps, 'steps')}" if self.p.taps else "(k + length)"
+        return [f"ahead = address(columns) + {next_at} * {b_step} * {self.size_bytes}", f"share = ({b_step} * {self.size_bytes} + blocks - 1) // blocks"]
 
     def stores(self, block: Scope, acc_at: str) -> None:
         """What becomes of a block's accumulators."""

@@ -23,6 +23,7 @@ from .intrinsics import builder
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 POINTER = ir.IntType(8).as_pointer()
+SECOND_LEVEL = 2  # locality of LLVM's prefetch
 
 
 def has_fused_multiply_add(target: Target) -> bool:
@@ -65,25 +66,26 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
         unit: whether the steps of a row of a are adjacent elements.
 
     Returns:
-        Intrinsic `tile(table, taps, start, step, length, b, b_step, c, first)`: `table` points to int64 addresses; `start` is the byte offset of step 0
+        Intrinsic `tile(table, taps, start, step, length, b, b_step, c, first, ahead, ahead_step)`: `table` points to int64 addresses; `start` is the byte offset of step 0
         from a row's address, `step` the bytes between steps (ignored if `unit`), `length` the steps of a tap; row r of b is at `b + r * b_step` elements; `c` holds
-        the accumulators densely and is overwritten if `first`, else added to. `taps` and `length` are at least 1.
+        the accumulators densely and is overwritten if `first`, else added to. `taps` and `length` are at least 1. While it computes, it fetches what comes next
+        into the cache: at step s of all, the line at byte `s * ahead_step` from `ahead`, which need not be memory that exists.
     """
     element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
     scalar = llvm_scalar(element)
     numbers = scalar.as_pointer()
     name = f"sardonyx.tile.{rows}x{vectors}x{lanes}.{short}{'.unit' if unit else ''}"
-    arguments = (I64.as_pointer(), I64, I64, I64, I64, numbers, I64, numbers, I1)
+    arguments = (I64.as_pointer(), I64, I64, I64, I64, numbers, I64, numbers, I1, I64, I64)
 
     def emit(f: ir.Function) -> None:
         TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused).steps(unit)
 
     @intrinsic
-    def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, c: Any, first: Any) -> Any:
-        signature = types.void(table, types.int64, types.int64, types.int64, types.int64, b, types.int64, c, types.boolean)
+    def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, c: Any, first: Any, ahead: Any, ahead_step: Any) -> Any:
+        signature = types.void(table, types.int64, types.int64, types.int64, types.int64, b, types.int64, c, types.boolean, types.int64, types.int64)
 
         def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
-            bd.call(local_function(bd.module, name, arguments, emit), [*values[:8], as_flag(bd, values[8])])
+            bd.call(local_function(bd.module, name, arguments, emit), [*values[:8], as_flag(bd, values[8]), *values[9:]])
             return ctx.get_dummy_value()
         return signature, lower
     return tile
@@ -164,11 +166,11 @@ class TileBody:
     def steps(self, unit: bool) -> None:
         """entry -> (zero | resume) -> taps -> steps -> tap_end -> done"""
         bd, f = self.bd, self.f
-        table, taps, start, step, length, b, b_step, c, first = f.args
+        table, taps, start, step, length, b, b_step, c, first, ahead, ahead_step = f.args
         tap, steps, tap_end, done = (f.append_basic_block(n) for n in ("tap", "steps", "tap_end", "done"))
         starts, before, slots = self.begin(c, first, tap)
         bd.position_at_end(tap)
-        t, b0 = self.phi(before, I64(0)), self.phi(before, b)
+        t, b0, ahead0 = self.phi(before, I64(0)), self.phi(before, b), self.phi(before, ahead)
         outer = [self.phi(before, *s) for s in starts]
         base = bd.mul(t, I64(self.rows))
         a = [bd.inttoptr(bd.add(bd.load(bd.gep(table, [bd.add(base, I64(m))])), start), POINTER) for m in range(self.rows)]
@@ -177,18 +179,19 @@ class TileBody:
         bd.position_at_end(steps)
         k = self.phi((tap,), I64(0))
         offset = k if unit else self.phi((tap,), I64(0))
-        bp = self.phi((tap,), b0)
+        bp, coming = self.phi((tap,), b0), self.phi((tap,), ahead0)
         inner = [self.phi((tap,), o) for o in outer]
+        self.fetch(coming)
         new = self.multiply(a, offset, unit, bp, inner)
-        k_next, bp_next = bd.add(k, I64(1)), bd.gep(bp, [b_step])
-        self.follow(steps, [(k, k_next), (bp, bp_next), *zip(inner, new)])
+        k_next, bp_next, coming_next = bd.add(k, I64(1)), bd.gep(bp, [b_step]), bd.add(coming, ahead_step)
+        self.follow(steps, [(k, k_next), (bp, bp_next), (coming, coming_next), *zip(inner, new)])
         if not unit:
             self.follow(steps, [(offset, bd.add(offset, step))])
         bd.cbranch(bd.icmp_signed("<", k_next, length), steps, tap_end)
 
         bd.position_at_end(tap_end)
         t_next = bd.add(t, I64(1))
-        self.follow(tap_end, [(t, t_next), (b0, bp_next), *zip(outer, new)])
+        self.follow(tap_end, [(t, t_next), (b0, bp_next), (ahead0, coming_next), *zip(outer, new)])
         bd.cbranch(bd.icmp_signed("<", t_next, taps), tap, done)
         bd.position_at_end(done)
         self.finish(slots, new)
@@ -250,6 +253,12 @@ class TileBody:
         return bd.call(fma, [x, y, z])
 
     # ---- values
+    def fetch(self, address: ir.Value) -> None:
+        """Ask for a line of memory in the second-level cache."""
+        bd, name = self.bd, "llvm.prefetch.p0"
+        prefetch = bd.module.globals.get(name) or ir.Function(bd.module, ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]), name)
+        bd.call(prefetch, [bd.inttoptr(address, POINTER), I32(0), I32(SECOND_LEVEL), I32(1)])
+
     def slot(self, c: ir.Value, index: int) -> ir.Value:
         """Where vector `index` of dense vectors lies."""
         return self.bd.bitcast(self.bd.gep(c, [I64(index * self.lanes)]), self.vector.as_pointer())
