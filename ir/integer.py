@@ -14,6 +14,7 @@ from .expr import Expr, const, make
 
 Monomial = tuple[Expr, ...]
 Terms = dict[Monomial, int]
+REMEMBERED = 1 << 17  # answers kept of each question about expressions
 
 
 def terms(e: Expr) -> Terms:
@@ -92,6 +93,7 @@ def evaluate(poly: Expr, values: Mapping[Expr, Expr]) -> Expr:
 
 
 # ---------------------------------------------------------------------------------------------------------- simplification
+@lru_cache(maxsize=REMEMBERED)
 def simplify(op: str, a: Expr, b: Expr) -> Expr | None:
     """Canonical form of a binary int64 operator, or None where the plain node is canonical already."""
     if op == "add":
@@ -185,7 +187,7 @@ def _divide_by_sum(t: Terms, d: Terms) -> tuple[Terms, Terms]:
     return {}, t
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=REMEMBERED)
 def _floordiv(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value == 1:
         return a
@@ -214,7 +216,7 @@ def _floordiv(a: Expr, b: Expr) -> Expr | None:
     return None
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=REMEMBERED)
 def _mod(a: Expr, b: Expr) -> Expr | None:
     if (b.is_const and b.value == 1) or a is b:
         return const(0)
@@ -272,18 +274,18 @@ def _common_factor(a: Expr, b: Expr) -> tuple[Expr, Expr] | None:
 
 
 # ------------------------------------------------------------------------------------------------------------------ bounds
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=REMEMBERED)
 def upper(e: Expr) -> Expr | None:
     """A bound from above, over sizes alone, or None."""
     return _bound(e, True)
 
 
-@lru_cache(maxsize=65536)
 def lower(e: Expr) -> Expr | None:
     """A bound from below, over sizes alone, or None."""
     return _bound(e, False)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _bound(e: Expr, up: bool) -> Expr | None:
     if e.op in ("const", "sym"):
         return e
@@ -376,7 +378,7 @@ def _least_value(e: Expr) -> int | None:
     return least if least is not None else 0 if prove_nonnegative(e) else None
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=REMEMBERED)
 def prove_nonnegative(e: Expr) -> bool:
     """Whether e >= 0 is certain."""
     if e.is_const:
