@@ -16,6 +16,7 @@ from ..ir.graph import Attribute, Graph, SequenceType, TensorType, Type, TypeVal
 from ..ir.infer import infer
 from ..ir.ops.base import all_ops, find, since_version
 from .external_data import ExternalData
+from .gradient import TRAINING_DOMAIN, gradient_of
 from .importer_schema import check_node, check_types, function_body, newest_opset, schema
 from .importer_tensors import DimReader, import_type, sparse_array, tensor_array, text
 
@@ -142,6 +143,8 @@ class NodeImporter:
         if known is not None:
             check_node(known, {k: a for k, (a, _) in attributes.items()}, len(inputs), len(wanted), what)
             check_types(known, [None if v is None else v.type for v in inputs], what)
+        if (domain, op) == (TRAINING_DOMAIN, "Gradient") and not self.missing:
+            return self._gradient(graph, scope, what, inputs, wanted, attributes)
         definition = find(domain, op)
         version = since_version(definition, opset) if definition is not None else None
         if definition is None or version is None:
@@ -163,6 +166,22 @@ class NodeImporter:
             with contextlib.suppress(ModelError):
                 infer(node)
         return None
+
+    def _gradient(self, graph: Graph, scope: Scope, what: str, inputs: Sequence[Value | None], wanted: Sequence[str],
+                  attributes: "Mapping[str, tuple[onnx.AttributeProto, Scope]]") -> None:
+        """Exchange a Gradient, whose attributes name values of its scope, for the nodes that compute it."""
+        def named(key: str) -> list[Value]:
+            if key not in attributes:
+                return []
+            a, written = attributes[key]
+            found = [written.find(text(s, what), what) for s in ([a.s] if key == "y" else a.strings)]
+            return [v for v in found if v is not None]
+        results = gradient_of(graph, what, *named("y"), named("xs"), named("zs"), inputs)
+        if len(wanted) > len(results):
+            raise ModelError(f"Gradient has {len(wanted)} outputs for {len(results)} tensors in xs", what)
+        for name, value in zip(wanted, results, strict=False):
+            if name:
+                scope.names[name] = value
 
     def _constant(self, value: Value, attributes: "Mapping[str, tuple[onnx.AttributeProto, Scope]]", what: str) -> None:
         if len(attributes) != 1:
@@ -467,6 +486,9 @@ def _reads(p: "onnx.NodeProto", depth: int = 0) -> Iterator[str]:
     for name in p.input:
         if name:
             yield text(name, "a name")
+    if p.op_type == "Gradient" and p.domain == TRAINING_DOMAIN:  # its attributes name values as well
+        for a in p.attribute:
+            yield from (text(s, "a name") for s in ([a.s] if a.name == "y" else a.strings))
     for a in p.attribute:
         for g in ([a.g] if a.HasField("g") else []) + list(a.graphs):
             if depth > SUBGRAPH_DEPTH:

@@ -13,7 +13,7 @@ from sardonyx.ir.graph import Graph, Node, TensorType, Value
 from sardonyx.ir.interpret import run_graph
 from sardonyx.ir.ops.base import Builder, Op, Sample, all_ops
 
-FAMILIES = ("elementwise", "unary", "activation", "casting", "dropout", "indexing",
+FAMILIES = ("elementwise", "unary", "activation", "casting", "dropout", "matmul", "indexing",
             "movement", "normalisation", "padding", "rearrangement", "reduction", "selection", "generation")
 NO_FLOAT_GRADIENT = {
     "Equal", "Not", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "Shape", "Size",

@@ -54,6 +54,11 @@ def sum_to(b: Builder, gradient: Value, target: Value) -> Value:
     return b.add("Squeeze", summed, list(range(lead))) if lead else summed
 
 
+def like(b: Builder, value: float, x: Value) -> Value:
+    """A scalar constant of x's type."""
+    return b.constant(value, b.type(x).dtype)
+
+
 def real_sample(shape: tuple[int, ...], low: float = -3.0, high: float = 3.0, dtype: str = "float32") -> np.ndarray:
     """Evenly spread values in a scrambled order."""
     count = int(np.prod(shape, dtype=np.int64))

@@ -10,8 +10,10 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, Tensor
+from ..graph import Value
 from ..loops import Routine, load, store
-from .base import REQUIRED, Lowering, Op, Sample, broadcast_index, broadcast_load, broadcast_shapes, register
+from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_index, broadcast_load, broadcast_shapes, register
+from .elementwise import like, sum_to
 from .quantisation import is_zero, requantize
 
 ONE = ex.const(1)
@@ -81,6 +83,13 @@ def matrix_product(n: Lowering, a_shape: tuple[Expr, ...], b_shape: tuple[Expr, 
                       a, b, (*lead, *m, *c), store, dtype=dtype, accumulate=accumulate, epilogue=finish)
 
 
+def transposed(b: Builder, x: Value) -> Value:
+    """A matrix, or a stack of them, with rows for columns."""
+    rank = len(b.type(x).shape or ())
+    result: Value = b.add("Transpose", x, perm=(*range(rank - 2), rank - 1, rank - 2))
+    return result
+
+
 @register
 class MatMul(Op):
     """Matrix product with NumPy's rules for vectors and leading dimensions; narrow floats accumulate in float32. Source: ONNX MatMul-13."""
@@ -90,6 +99,17 @@ class MatMul(Op):
     def lower(self, n: Lowering) -> Tensor:
         a, b = n.input(0), n.input(1)
         return matrix_product(n, a.shape, b.shape, lambda i: a[i], lambda i: b[i], a.dtype)
+
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
+        x, y, g = b.input(0), b.input(1), upstream[0]
+        row, column = len(b.type(x).shape or ()) == 1, len(b.type(y).shape or ()) == 1
+        if column:
+            y, g = b.add("Unsqueeze", y, [1]), b.add("Unsqueeze", g, [-1])
+        if row:
+            x, g = b.add("Unsqueeze", x, [0]), b.add("Unsqueeze", g, [-2])
+        left = sum_to(b, b.add("MatMul", g, transposed(b, y)), x)
+        right = sum_to(b, b.add("MatMul", transposed(b, x), g), y)
+        return [b.add("Squeeze", left, [0]) if row else left, b.add("Squeeze", right, [1]) if column else right]
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(0)
@@ -125,6 +145,15 @@ class Gemm(Op):
 
         return matrix_product(n, a_shape, b_shape, lambda i: a[i[::-1] if n.attr("transA") else i], lambda i: b[i[::-1] if n.attr("transB") else i], a.dtype,
                               epilogue=epilogue)
+
+    def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
+        x, y = (transposed(b, b.input(k)) if b.attr(name) else b.input(k) for k, name in ((0, "transA"), (1, "transB")))
+        scaled = b.add("Mul", upstream[0], like(b, float(b.attr("alpha")), x))
+        left, right = b.add("MatMul", scaled, transposed(b, y)), b.add("MatMul", transposed(b, x), scaled)
+        found = [transposed(b, g) if b.attr(name) else g for g, name in ((left, "transA"), (right, "transB"))]
+        if b.has(2):
+            found.append(b.add("Mul", sum_to(b, upstream[0], b.input(2)), like(b, float(b.attr("beta")), x)))
+        return found
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(1)

@@ -12,7 +12,7 @@ from ..expr import Expr
 from ..graph import Attribute, Value
 from ..loops import Ref
 from .base import Builder, Lowering, Op, Sample, register
-from .elementwise import real_sample, wide
+from .elementwise import like, real_sample, wide
 
 
 class Unary(Op):
@@ -45,11 +45,6 @@ class Unary(Op):
         yield Sample((x.astype(np.float16),), self.cases[0], name="half")
         yield Sample((x.astype(np.float64)[:, :2],), self.cases[0], name="double")
         yield Sample((x[:0],), self.cases[0], name="empty")
-
-
-def like(b: Builder, value: float, x: Value) -> Value:
-    """A scalar constant of x's type."""
-    return b.constant(value, b.type(x).dtype)
 
 
 def reciprocal_root(b: Builder, x: Value) -> Value:
