@@ -10,7 +10,7 @@ from ..ir import expr as ex
 from ..ir.expr import Expr, Tensor
 from ..ir.graph import Graph, Node, TensorType, Value
 from ..ir.infer import lower_node
-from ..ir.loops import Check, HostRef, Nest, NestProgram, Ref, reads, size_reads
+from ..ir.loops import Check, HostNest, HostRef, Nest, NestProgram, Ref, reads, size_reads, size_roots
 from ..ir.ops.base import Builder, Op, find
 
 
@@ -108,17 +108,30 @@ def drop_dead(program: NestProgram) -> None:
     for o in program.outputs:
         if isinstance(o, Tensor):
             live.update(ex.load_tensor(e) for e in ex.loads(o.shape))
+    bound = {d for t in program.inputs if isinstance(t, Tensor) for d in t.shape}
+    measured = {d for n in program.nests if isinstance(n, HostNest) for d in result_symbols(n)} - bound  # sizes that results of the host tell
+    needed = symbols([d for o in program.outputs if isinstance(o, Tensor) for d in o.shape]) if measured else set()
     for nest in reversed(program.nests):
-        if any(o in live for o in nest.outputs):
+        if any(o in live for o in nest.outputs) or (measured and isinstance(nest, HostNest) and not needed.isdisjoint(measured & result_symbols(nest))):
             kept.append(nest)
             live.update(reads(nest))
             live.update(size_reads(nest))
+            if measured:
+                needed |= symbols([*size_roots(nest), *nest.values])
     kept.reverse()
     program.nests[:] = kept
     computed = {*program.inputs, *program.constants, *(o for n in kept for o in n.outputs)}
     program.checks[:] = [c for c in program.checks if all(ex.load_tensor(e) in computed for e in ex.loads(c.condition))]
     for t in [t for t in program.constants if t not in live]:
         del program.constants[t]
+
+
+def result_symbols(nest: HostNest) -> set[Expr]:
+    return {d for o in nest.outputs if isinstance(o, Tensor) for d in o.shape if d.op == "sym"}
+
+
+def symbols(expressions: Iterable[Expr]) -> set[Expr]:
+    return {e for e in ex.walk(expressions) if e.op == "sym"}
 
 
 def toposort(program: NestProgram) -> None:

@@ -181,7 +181,7 @@ def _infer_by_rule(node: Node, op: Op) -> None:
     for v, t in zip(node.outputs, types, strict=False):
         if v is not None and t is not None:
             set_type(v, t)
-    small = any(v is not None and _is_small(v.type) for v in node.outputs)
+    small = any(v is not None and is_small(v.type) for v in node.outputs)
     tensors = all(isinstance(r, Tensor) for r in refs.values())
     if small and tensors and type(op).lower is not Op.lower and not any(True for _ in node.subgraphs()):
         _set_contents(node, lower_node(node, refs))
@@ -214,14 +214,14 @@ def _infer_by_decomposition(node: Node, op: Op) -> None:
         set_type(v, found.type)
         derived = v.content is not None
         v.content = found.content
-        if found.constant is not None and _is_small(found.type):
+        if found.constant is not None and is_small(found.type):
             v.constant = found.constant
         elif derived:
             v.constant = None
 
 
 # ---------------------------------------------------------------------------------------------------------------- contents
-def _is_small(type: Type | None) -> bool:
+def is_small(type: Type | None) -> bool:
     """Whether the elements of a value of this type are worth following."""
     return isinstance(type, TensorType) and type.shape is not None and type.dtype.kind not in ("string", "complex") and _count(type.shape) is not None
 
@@ -249,7 +249,7 @@ def _set_contents(node: Node, lowered: Lowered) -> None:
         array = lowered.constants.get(ref)
         if array is not None:
             v.constant = array
-        if not _is_small(v.type):
+        if not is_small(v.type):
             continue
         if ref.dtype.is_float and not all(i is None or i.constant is not None or i.content is not None or _is_integral(i) for i in node.inputs):
             continue

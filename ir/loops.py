@@ -192,16 +192,21 @@ def reads(nest: Nest) -> tuple[Ref, ...]:
     return tuple(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values)))
 
 
-def size_reads(nest: Nest) -> tuple[Tensor, ...]:
-    """The tensors whose elements size the nest (data-dependent extents, indices of stores and parameters)."""
-    roots: list[Expr] = [d for o in nest.outputs if isinstance(o, Tensor) for d in o.shape]
+def size_roots(nest: Nest) -> list[Expr]:
+    """The sizes of a nest: of its outputs and axes, and its parameters."""
+    found: list[Expr] = [d for o in nest.outputs if isinstance(o, Tensor) for d in o.shape]
     if isinstance(nest, (MapNest, ContractionNest)):
         axes = nest.axes + (nest.reduced if isinstance(nest, ContractionNest) else ())
-        roots += [a.extent for a in axes]
-        roots += [a.extent for e in ex.walk(nest.values) if e.op == "reduce" for a in ex.reduce_axes(e)]
+        found += [a.extent for a in axes]
+        found += [a.extent for e in ex.walk(nest.values) if e.op == "reduce" for a in ex.reduce_axes(e)]
     elif isinstance(nest, RoutineNest):
-        roots += [*nest.parameters, nest.units, nest.scratch_bytes]
-    return tuple(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(roots)))
+        found += [*nest.parameters, nest.units, nest.scratch_bytes]
+    return found
+
+
+def size_reads(nest: Nest) -> tuple[Tensor, ...]:
+    """The tensors whose elements size the nest (data-dependent extents, indices of stores and parameters)."""
+    return tuple(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(size_roots(nest))))
 
 
 def map_values(nest: Nest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -> Nest:

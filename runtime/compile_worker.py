@@ -30,14 +30,19 @@ def receive(stream: BinaryIO) -> object:
     Raises:
         EOFError: the other side is gone.
     """
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        raise EOFError
-    size, = LENGTH.unpack(head)
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return pickle.loads(data)
+    size, = LENGTH.unpack(_read(stream, LENGTH.size))
+    return pickle.loads(_read(stream, size))
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    """Exactly `size` bytes; an unbuffered pipe gives at most what it holds at a time."""
+    data = bytearray()
+    while len(data) < size:
+        part = stream.read(size - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ class ControlRunner:
         sequences = [s[:count][::-1] if backwards else s[:count] for s, backwards in zip(sequences, self.settings["input_directions"])]
         collected: list[list[np.ndarray]] = [[] for _ in self.settings["output_axes"]]
         for k in range(count):
-            outs = self.bodies[0]([*states, *(np.ascontiguousarray(s[k]) for s in sequences), *captured])
+            outs = self.bodies[0]([*states, *(np.asarray(s[k], order="C") for s in sequences), *captured])
             states = outs[:state_count]
             for c, o in zip(collected, outs[state_count:]):
                 c.append(np.asarray(o))

@@ -47,6 +47,8 @@ class InputChecker:
         if value.dtype is not wanted and value.dtype != wanted:
             value = self._convert(port, value, wanted)
         if port.shape is not None:
+            if not port.shape and value.size == 1:
+                value = value.reshape(())  # one element serves where a scalar is taken, as in ONNX Runtime
             if value.ndim != len(port.shape):
                 raise InvalidArgument(f"Invalid rank for input: {port.name} Got: {value.ndim} Expected: {len(port.shape)}; the model takes "
                                       f"{describe(port)}, an array of shape {tuple(value.shape)} came")

@@ -200,7 +200,7 @@ class Lowering(NodeView):
             return v.content if self._names is None else rename_loads(v.content, self._names)
         count = ex.integer.as_int(t.numel())
         if count is None:
-            raise self.unsupported(f"the length of input {index} ('{v.name}') of {self.op.name} is only known when running")
+            raise UnknownRankError(f"the length of input {index} ('{v.name}') of {self.op.name} is only known when running", self.label)
         return tuple(t[ex.unravel(ex.const(k), t.shape)] for k in range(count))
 
     def ints(self, index: int) -> tuple[Expr, ...]:

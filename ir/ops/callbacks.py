@@ -5,6 +5,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..dtypes import DType
+from ..errors import InputError
 
 
 def compare_strings(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
@@ -40,7 +41,7 @@ def spell_numbers(a: np.ndarray) -> list[np.ndarray]:
 
 def _spell(v: np.generic) -> str:
     if isinstance(v, np.bool_):
-        return "True" if v else "False"
+        return "1" if v else "0"  # as ONNX Runtime; the standard leaves it open
     if isinstance(v, np.integer):
         return str(int(v))
     number = float(v)
@@ -56,7 +57,11 @@ def _spell(v: np.generic) -> str:
 def parse_numbers(type_name: str, a: np.ndarray) -> list[np.ndarray]:
     """Decimal spellings as numbers of the ONNX element type named; INF, -INF and NaN in any case."""
     to = dt.BY_NAME[type_name]
-    values = [_parse(s.decode() if isinstance(s, bytes) else str(s), to) for s in np.asarray(a, object).reshape(-1)]
+    texts = [s.decode() if isinstance(s, bytes) else str(s) for s in np.asarray(a, object).reshape(-1)]
+    try:
+        values = [_parse(t, to) for t in texts]
+    except ValueError as e:
+        raise InputError(f"a string cannot be read as {type_name}: {e}") from e
     wide = np.uint64 if to is dt.uint64 else np.int64 if to.is_integer else np.bool_ if to is dt.boolean else np.float64
     return [np.array(values, wide).astype(to.numpy).reshape(np.shape(a))]
 

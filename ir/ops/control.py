@@ -9,7 +9,7 @@ from .. import expr as ex
 from ..errors import ModelError, UnsupportedError
 from ..expr import Expr
 from ..graph import Graph, SequenceType, TensorType, Type
-from ..infer import infer_graph
+from ..infer import infer_graph, is_small
 from ..loops import HostNest, HostRef, Ref
 from .base import Lowering, Op, register
 
@@ -122,7 +122,11 @@ class If(Control):
         self._infer_branches(n, both)
         decided = n.known(0)
         if decided is not None and decided.size == 1:
-            return [o.type for o in both[0 if decided.reshape(()) else 1].outputs]
+            taken = both[0 if decided.reshape(()) else 1]
+            for v, o in zip(n.node.outputs, taken.outputs, strict=False):
+                if v is not None and o.constant is not None and is_small(o.type):
+                    v.constant, v.content = o.constant, o.content
+            return [o.type for o in taken.outputs]
         if len({len(b.outputs) for b in both}) > 1:
             raise n.error(f"the branches have {len(both[0].outputs)} and {len(both[1].outputs)} outputs; the same number was expected")
         sound = [b for b in both if not b.broken]

@@ -293,7 +293,7 @@ def decode_image(encoded: np.ndarray, pixel_format: str = "RGB") -> list[np.ndar
 
         from PIL import Image
     except ImportError as e:
-        raise UnsupportedError("ImageDecoder decodes through Pillow, which is not installed", hint="pip install pillow") from e
+        raise UnsupportedError("ImageDecoder decodes through Pillow, which is not installed", hint="pip install sardonyx[image]") from e
     picture = Image.open(io.BytesIO(encoded.tobytes()))
     if pixel_format == "Grayscale":
         return [np.array(picture.convert("L"))[:, :, None]]

@@ -15,6 +15,7 @@ from ..expr import Expr, Tensor
 from ..graph import MapType, SequenceType, TensorType, Type
 from ..loops import HostNest, Ref
 from .base import REQUIRED, Lowering, Op, Sample, register
+from .callbacks import take_strings
 from .control import fresh
 from .sequences import HostOp, input_type
 from .strings import text_array, texts_of
@@ -128,9 +129,15 @@ def pick_texts(positions: np.ndarray, texts: Sequence[str]) -> list[np.ndarray]:
 def linear_scores(n: Lowering, x: Tensor, outputs: int) -> Tensor:
     """x W' + b with the attributes `coefficients` [outputs, features] and `intercepts`."""
     w = np.asarray(n.attr("coefficients"), np.float32)
-    if w.size % outputs:
-        raise n.error(f"{w.size} coefficients do not make {outputs} rows")
-    weights = n.constant(w.reshape(outputs, -1))
+    features = ex.integer.as_int(x.shape[1])
+    if features is None:
+        if w.size % outputs:
+            raise n.error(f"{w.size} coefficients do not make {outputs} rows")
+        features = w.size // outputs
+        n.require(ex.equal(x.shape[1], features), f"{w.size} coefficients for {outputs} outputs need {features} features")
+    if w.size < outputs * features:
+        raise n.error(f"{w.size} coefficients are given; {outputs} outputs of {features} features need {outputs * features}")
+    weights = n.constant(w[:outputs * features].reshape(outputs, features))  # ONNX Runtime passes over what is left
     b = np.asarray(n.attr("intercepts") or (), np.float32)
     bias = n.constant(b) if b.size else None
     return n.contract((), (x.shape[0],), (outputs,), (x.shape[1],), lambda _, r, k: x[r[0], k[0]], lambda _, c, k: weights[c[0], k[0]], (x.shape[0], outputs),
@@ -277,11 +284,17 @@ class ArrayFeatureExtractor(Op):
 
         def value(*i: Expr) -> Expr:
             column = ex.minimum(ex.maximum(at[ex.unravel(i[-1], at.shape)], 0), x.shape[-1] - 1)
-            return x[(*i[:x.rank - 1], column)]
-        return n.map(shape, value)
+            return column if strings else x[(*i[:x.rank - 1], column)]
+        strings = x.dtype is dt.string
+        if not strings:
+            return n.map(shape, value)
+        places = n.map(shape, lambda *i: ex.linear_index((*i[:x.rank - 1], value(*i)), x.shape), dt.int64)
+        n.nests.append(HostNest(take_strings, (places, x), (out := n.tensor(shape, dt.string),), "strings are chosen on the host", n.origin))
+        return out
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((np.arange(12, dtype=np.float32).reshape(3, 4), np.array([3, 0], np.int64)))
+        yield Sample((np.array([["a", "b", "c"], ["d", "e", "f"]], object), np.array([2, 0], np.int64)), name="strings")
 
 
 @register

@@ -15,7 +15,7 @@ from ..dtypes import DType
 from ..expr import Expr, Tensor
 from ..graph import Value
 from ..loops import Ref
-from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_load, register
+from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_index, broadcast_load, register
 from .elementwise import real_sample, sum_to, wide
 
 
@@ -322,6 +322,12 @@ class GroupNormalization(Op):
         size = x.shape[1] // groups
         space = x.shape[2:]
         kind = dt.compute_type(x.dtype)
+        each = ex.const(groups) if n.version < 21 else x.shape[1]
+        for k, t in ((1, scale), (2, bias)):
+            if t.rank != 1:
+                raise n.error(f"input {k} of GroupNormalization has rank {t.rank}; a vector was expected")
+            n.require(ex.logical_or(ex.equal(t.shape[0], each), ex.equal(t.shape[0], 1)),
+                      f"input {k} of GroupNormalization has {t.shape[0].text} elements; {each.text} or one were expected")
 
         def body(*i: Expr) -> Expr:
             group = i[1] // size
@@ -332,7 +338,8 @@ class GroupNormalization(Op):
             mean = total(lambda v: v) / count
             variance = total(lambda v: (v - mean) * (v - mean)) / count
             at = group if n.version < 21 else i[1]
-            return (wide(x[i]) - mean) * inverse_deviation(variance, n.attr("epsilon")) * ex.cast(scale[at], kind) + ex.cast(bias[at], kind)
+            factor, offset = (ex.cast(t[broadcast_index(t.shape[0], each, at)], kind) for t in (scale, bias))
+            return (wide(x[i]) - mean) * inverse_deviation(variance, n.attr("epsilon")) * factor + offset
         return n.map(x.shape, body, x.dtype)
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -201,6 +201,8 @@ class Resize(Op):
             if factor is not None and ((transform in ("half_pixel", "half_pixel_symmetric") and rounding.startswith("round")) or (transform == "asymmetric" and rounding == "floor")
                                        or (transform == "asymmetric" and n.version < 11)):
                 return o // factor
+            if transform == "align_corners":  # between the ends of the actual output; ONNX's own cases of the other modes go by size * scale
+                a = replace(a, width=real(a.out))
             c = clamp(a.coordinate(transform, o), ex.const(-1.0, F32), real(a.size))
             if n.version < 11:
                 c = ex.where(a.scale < 1.0, ex.unary("ceil", c), ex.unary("floor", c))

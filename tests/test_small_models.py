@@ -1,0 +1,118 @@
+"""Models of a few operators whose interplay once went wrong, against ONNX Runtime or closed forms."""
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+import sardonyx
+from onnx import TensorProto as T
+from onnx import helper
+from sardonyx.runtime.compile_worker import LENGTH, receive
+from sardonyx.runtime.exceptions import InvalidArgument
+
+ort = pytest.importorskip("onnxruntime")
+node = helper.make_node
+
+
+def model(nodes: list, inputs: list, outputs: list, opset: int = 17, initializers: dict[str, np.ndarray] | None = None) -> bytes:
+    tensors = [onnx.numpy_helper.from_array(a, k) for k, a in (initializers or {}).items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 2)], ir_version=8).SerializeToString()
+
+
+def info(name: str, shape: list | None, kind: int = T.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def check(source: bytes, feeds: dict[str, object]) -> None:
+    want = ort.InferenceSession(source, providers=["CPUExecutionProvider"]).run(None, feeds)
+    for g, w in zip(sardonyx.InferenceSession(source).run(None, feeds), want, strict=True):
+        assert g.dtype == w.dtype and g.shape == w.shape
+        if w.dtype == object:
+            assert g.tolist() == w.tolist()
+        else:
+            np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_known_when_compiling_gives_its_rank_and_elements() -> None:
+    then = helper.make_graph([node("Constant", [], ["t"], value_ints=[1])], "then", [], [info("t", None, T.INT64)])
+    other = helper.make_graph([node("Constant", [], ["o"], value_int=5)], "else", [], [info("o", None, T.INT64)])
+    wide = helper.make_graph([node("Identity", ["x"], ["w"])], "wide", [], [info("w", None)])
+    flat = helper.make_graph([node("ReduceSum", ["x"], ["f"], keepdims=0)], "flat", [], [info("f", None)])
+    nodes = [node("If", ["yes"], ["d"], then_branch=then, else_branch=other), node("Equal", ["d", "one"], ["same"]), node("Squeeze", ["same"], ["c"]),
+             node("If", ["c"], ["h"], then_branch=wide, else_branch=flat), node("Mul", ["h", "x"], ["y"])]
+    check(model(nodes, [info("x", [2, 3])], [info("y", None)], initializers={"yes": np.array(True), "one": np.array([1])}), {"x": np.ones((2, 3), np.float32)})
+
+
+def test_sizes_of_elements_of_a_sequence() -> None:
+    sequence = helper.make_tensor_sequence_value_info("s", T.FLOAT, None)
+    sequence.type.sequence_type.elem_type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(T.FLOAT, ["a", "b"]).tensor_type.shape)
+    source = model([node("SequenceAt", ["s", "k"], ["x"]), node("Shape", ["x"], ["y"])], [sequence, info("k", [], T.INT64)], [info("y", [2], T.INT64)])
+    got, = sardonyx.InferenceSession(source).run(None, {"s": [np.zeros((2, 3), np.float32), np.zeros((4, 5), np.float32)], "k": np.array(1)})
+    assert got.tolist() == [4, 5]
+
+
+def test_scan_over_numbers() -> None:
+    body = helper.make_graph([node("Add", ["s", "k"], ["t"]), node("Identity", ["t"], ["u"])], "body", [info("s", []), info("k", [])], [info("t", []), info("u", [])])
+    source = model([node("Scan", ["start", "x"], ["y", "z"], num_scan_inputs=1, body=body)], [info("start", []), info("x", [5])], [info("y", []), info("z", [5])])
+    check(source, {"start": np.array(0, np.float32), "x": np.arange(5, dtype=np.float32)})
+
+
+@pytest.mark.filterwarnings("ignore::sardonyx.runtime.session.ShapeWarning")
+@pytest.mark.parametrize("axes", [[1], [0, -1], []])
+def test_axes_of_unknown_number(axes: list[int]) -> None:
+    source = model([node("ReduceSum", ["x", "axes"], ["y"])], [info("x", [2, 3, 4]), info("axes", ["n"], T.INT64)], [info("y", None)])
+    check(source, {"x": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "axes": np.array(axes, np.int64)})
+
+
+def test_one_scale_for_all_groups() -> None:
+    source = model([node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)], [info("x", [1, 4, 3]), info("s", [1]), info("b", [2])], [info("y", None)], 18)
+    x = np.random.default_rng(0).standard_normal((1, 4, 3)).astype(np.float32)
+    check(source, {"x": x, "s": np.array([1.5], np.float32), "b": np.array([0.5, -2], np.float32)})
+
+
+def test_nearest_resize_with_aligned_corners_goes_by_the_output_size() -> None:
+    attributes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "align_corners"}
+    source = model([node("Resize", ["x", "", "scales"], ["y"], **attributes)], [info("x", [1, 1, 2, 4])], [info("y", None)],
+                   initializers={"scales": np.array([1, 1, 0.6, 0.6], np.float32)})
+    check(source, {"x": np.arange(8, dtype=np.float32).reshape(1, 1, 2, 4)})
+
+
+def test_a_linear_classifier_passes_over_further_coefficients() -> None:
+    c = np.random.default_rng(0).standard_normal(12).astype(np.float32).tolist()
+    source = model([node("LinearClassifier", ["x"], ["l", "p"], domain="ai.onnx.ml", coefficients=c, intercepts=[0.2, 0.5, -0.9], classlabels_ints=[0, 1, 2])],
+                   [info("x", [3, 2])], [info("l", None, T.INT64), info("p", None)])
+    check(source, {"x": np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32)})
+
+
+def test_truth_as_text_and_back() -> None:
+    nodes = [node("Cast", ["x"], ["s"], to=T.STRING), node("Cast", ["s"], ["y"], to=T.INT8)]
+    check(model(nodes, [info("x", [2], T.BOOL)], [info("s", [2], T.STRING), info("y", [2], T.INT8)]), {"x": np.array([True, False])})
+    source = model([node("Cast", ["s"], ["y"], to=T.INT8)], [info("s", [1], T.STRING)], [info("y", [1], T.INT8)])
+    with pytest.raises(InvalidArgument, match="'many'"):
+        sardonyx.InferenceSession(source).run(None, {"s": np.array(["many"], object)})
+
+
+def test_a_scalar_may_be_fed_as_one_element() -> None:
+    check(model([node("Add", ["x", "x"], ["y"])], [info("x", [])], [info("y", [])]), {"x": np.array(2, np.float32)})
+    source = model([node("Add", ["x", "x"], ["y"])], [info("x", [])], [info("y", [])])
+    assert sardonyx.InferenceSession(source).run(None, {"x": np.array([2], np.float32)})[0] == 4
+    with pytest.raises(InvalidArgument):
+        sardonyx.InferenceSession(source).run(None, {"x": np.array([2, 3], np.float32)})
+
+
+class Dripping(io.BytesIO):
+    """A pipe that gives a few bytes at a time."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(size or 0, 7))
+
+
+def test_long_messages_arrive_in_parts() -> None:
+    data = pickle.dumps("x" * 1000)
+    assert receive(Dripping(LENGTH.pack(len(data)) + data)) == "x" * 1000
+    with pytest.raises(EOFError):
+        receive(Dripping(LENGTH.pack(len(data)) + data[:-1]))
