@@ -20,8 +20,9 @@ def test_optimisers(op) -> None:
     for s in op.samples():
         graph, feeds, _ = sample_graph(op, s)
         for got, want in zip(interpret(graph, feeds), oracle(op, s), strict=True):
-            tolerance = 1e-12 if want.dtype == np.float64 else 1e-5
-            equal(got, want, tolerance, tolerance)
+            assert got.dtype == s.inputs[2].dtype
+            tolerance = 1e-12 if got.dtype == np.float64 else 1e-5
+            equal(got, want.astype(got.dtype), tolerance, tolerance)  # the evaluator widens some single results
             count += 1
     assert count >= 10
 
