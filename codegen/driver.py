@@ -1,6 +1,8 @@
 """The native driver: walks a plan's steps without returning to Python.
 
-It is a kernel like any other, over the two buffers that `ir.driver_abi` describes.
+It is a kernel like any other, over the two buffers that `ir.driver_abi` describes. One thread at a time holds the *baton*: it alone decides what comes next, does
+what is too small to share, and publishes the next step that is not. All threads do parts of the published step; who sees it finished may take the baton. So nobody
+waits for a thread that has begun nothing, and control flow (`codegen.driver_control`) is the business of one thread.
 """
 from __future__ import annotations
 
@@ -14,28 +16,44 @@ from ..ir.driver_abi import (
     ARRAY_DTYPE,
     ARRAY_FLAGS,
     ARRAY_RANK,
+    AT_PLAN,
+    AT_STEP,
+    BATON,
     BINDING_COUNT,
     BINDING_WORDS,
     BINDINGS,
     CLOCK,
-    COUNTERS,
+    CREW,
+    CREW_WORDS,
     DATA_OFFSET,
     DIMS,
+    DONE,
     DRIVER,
     EAGER,
+    FAILED,
+    FAILURE,
+    FINISHED,
+    FIRST_SCRATCH,
+    FIRST_STRIDE,
     FLAGS_NEEDED,
+    JOB_STEP,
     KERNELS,
+    LINE_WORDS,
     MODE_EVALUATE,
     MODE_TEAM,
     NUMBERS,
     OBJECTS,
     OPERANDS,
     PARALLEL,
+    PARENT,
+    PARENT_STEP,
     PARTS,
     POINTERS,
     PROGRAM,
     SCRATCH,
     SCRATCH_STRIDE,
+    SELF,
+    SHARED,
     SLOTS,
     SMALL_BYTES,
     SMALL_FLOPS,
@@ -44,6 +62,9 @@ from ..ir.driver_abi import (
     START,
     STATE,
     STEP_COUNT,
+    STEP_HOST,
+    STEP_KERNEL,
+    STEP_SEGMENT,
     STEP_SIZE,
     STEP_WORDS,
     STEPS,
@@ -55,19 +76,27 @@ from ..ir.driver_abi import (
     YIELD,
 )
 from ..ir.kernel import KernelSource
+from . import driver_control
+from .driver_control import enter_control, leave_body, place_segment
 from .routines import routine_text
 
 INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
     ("words", "pointer_to", ("int64",)),
+    ("octets", "pointer_to", ("uint8",)),
     ("put_pointer", "put_pointer", ()),
     ("call_kernel", "call_address", ("v", "ppllp")),
     ("call_parallel", "call_address", ("v", "ppii")),
     ("call_yield", "call_address", ("i", "")),
     ("call_thread_number", "call_address", ("i", "")),
     ("call_clock", "call_address", ("i", "ip")),
+    ("call_allocate", "call_address", ("p", "l")),
+    ("call_release", "call_address", ("v", "p")),
+    ("copy_bytes", "copy_bytes", ()),
     ("evaluate", "size_program", ()),
     ("fetch_add", "fetch_add", ()),
+    ("compare_exchange", "compare_exchange", ()),
     ("load_acquire", "load_acquire", ()),
+    ("store_release", "store_release", ()),
     ("pause", "pause", ()),
 )
 
@@ -75,7 +104,8 @@ INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
 @lru_cache(maxsize=1)
 def driver_kernel() -> KernelSource:
     """The driver as a kernel to compile; its symbol starts with `driver_`."""
-    text = routine_text(drive, (bind_arrays, now, run_kernel_step, do_part, row_is_small, share_step, walk), {}, 2, [name for name, _, _ in INTRINSICS])
+    helpers = (*driver_control.HELPERS, bind_arrays, now, run_kernel_step, do_part, is_small, publish, stop, advance, take_parts, work, run)
+    text = routine_text(drive, helpers, {}, 2, [name for name, _, _ in INTRINSICS])
     return KernelSource("driver", text, (dt.int64, dt.int64), (False, False), 0, (), INTRINSICS)
 
 
@@ -84,20 +114,31 @@ def driver_kernel() -> KernelSource:
 # mypy: ignore-errors
 def drive(context, mode, lo, hi, scratch):
     if mode[0] == MODE_TEAM:
-        walk(context, call_thread_number(context[THREAD_NUMBER]))
+        work(words(context[SELF]), call_thread_number(context[THREAD_NUMBER]))
     elif mode[0] == MODE_EVALUATE:
         evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], 0, context[EAGER])
     else:
-        wrong = bind_arrays(context)
-        if wrong >= 0:
-            words(context[STATE])[STOPPED] = -1 - wrong
-        elif context[THREADS] > 1:
-            counters = words(context[COUNTERS])
-            for k in range(context[START] * (context[THREADS] + 1), context[STEP_COUNT] * (context[THREADS] + 1)):
-                counters[k] = 0
-            call_parallel(context[PARALLEL], context[DRIVER], context[TEAM], context[THREADS], 0)
-        else:
-            walk(context, 0)
+        run(words(context[SELF]))
+
+
+def run(root):
+    """Run from START on until the plan's end, a failure, or what the host must do; other threads join at the first step worth sharing."""
+    wrong = bind_arrays(root)
+    state = words(root[STATE])
+    if wrong >= 0:
+        state[STOPPED] = -1 - wrong
+        return
+    state[FAILURE] = 0
+    if root[START] == 0:
+        root[SCRATCH] = root[FIRST_SCRATCH]
+        root[SCRATCH_STRIDE] = root[FIRST_STRIDE]
+    crew = words(root[CREW])
+    crew[FINISHED] = 0
+    crew[BATON] = 0
+    crew[AT_PLAN] = root[SELF]
+    crew[AT_STEP] = root[START]
+    if advance(root, 0):
+        call_parallel(root[PARALLEL], root[DRIVER], root[TEAM], root[THREADS], 0)
 
 
 def bind_arrays(context):
@@ -123,81 +164,147 @@ def bind_arrays(context):
     return -1
 
 
-def walk(context, thread):
-    """Do steps from START on until the host is needed; every thread of a team walks all steps."""
-    steps = words(context[STEPS])
-    numbers = words(context[NUMBERS])
-    count = context[STEP_COUNT]
-    threads = context[THREADS]
-    k = context[START]
-    while k < count and steps[k * STEP_WORDS] <= STEP_SIZE:
+def advance(root, thread):
+    """Go on from where the walk is; 1 when a step was published for all threads, 0 when the run stops. Only for the thread that holds the baton."""
+    crew = words(root[CREW])
+    context = words(crew[AT_PLAN])
+    k = crew[AT_STEP]
+    while True:
+        if k >= context[STEP_COUNT]:
+            if context[PARENT] == 0:
+                return stop(root, k)
+            child = context
+            context = words(child[PARENT])
+            k = child[PARENT_STEP]
+            again = leave_body(context, child)
+            if again < 0:
+                return stop(root, FAILED)
+            if again > 0:
+                context = child
+                k = 0
+            else:
+                if context[CLOCK] != 0:
+                    words(context[TIMES])[2 * k + 1] = now(context, context[CLOCK], thread)
+                k += 1
+            continue
+        steps = words(context[STEPS])
         row = k * STEP_WORDS
-        units = numbers[steps[row + 5]]
-        if threads == 1:
-            do_part(context, steps, numbers, k, 0, 0, units)
+        kind = steps[row]
+        if kind == STEP_KERNEL:
+            numbers = words(context[NUMBERS])
+            units = numbers[steps[row + 5]]
+            if context[THREADS] > 1 and not is_small(steps, numbers, row, units):
+                publish(root, context, k)
+                return 1
+            do_part(context, steps, k, thread, 0, units)
+        elif kind == STEP_SIZE:
+            evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], steps[row + 1], steps[row + 2])
+        elif kind == STEP_SEGMENT:
+            if place_segment(context, steps[row + 1]) < 0:
+                return stop(root, FAILED)
+        elif kind == STEP_HOST:
+            return stop(root, k)
         else:
-            share = 1 if row_is_small(steps, numbers, row, units) else PARTS
-            share_step(context, steps, numbers, k, thread, threads, units, share)
+            if context[CLOCK] != 0:
+                words(context[TIMES])[2 * k] = now(context, context[CLOCK], thread)
+            entered = enter_control(context, k)
+            if entered < 0:
+                return stop(root, FAILED)
+            if entered > 0:
+                context = words(entered)
+                k = 0
+                continue
+            if context[CLOCK] != 0:
+                words(context[TIMES])[2 * k + 1] = now(context, context[CLOCK], thread)
         k += 1
-    words(context[STATE])[STOPPED] = k
 
 
-def row_is_small(steps, numbers, row, units):
-    """Whether a step is for one thread: it is one piece, a piece of the size program, or not worth sharing."""
-    if steps[row] == STEP_SIZE or units <= 1:
-        return True
-    return steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES
+def stop(root, stopped):
+    """End the run: tell all threads, and the host where."""
+    words(root[STATE])[STOPPED] = stopped
+    store_release(root[CREW] + 8 * FINISHED, 1)
+    return 0
 
 
-def share_step(context, steps, numbers, k, thread, threads, units, parts):
-    """Do parts of a step, first of this thread's share, then of others', and wait until all are done.
+def is_small(steps, numbers, row, units):
+    """Whether a step is for one thread: it is one piece, or not worth sharing."""
+    return units <= 1 or (steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES)
 
-    Nobody waits for a thread that has begun nothing: one that the system keeps from running finds its share done by the others.
-    """
-    counters = context[COUNTERS] + 8 * k * (threads + 1)
-    shares = threads if parts == PARTS else 1
-    total = shares * parts
-    if load_acquire(counters) >= total:
-        return
-    done = 0
-    for v in range(shares):
-        owner = (thread + v) % shares
-        begun = counters + 8 * (owner + 1)
-        while load_acquire(begun) < parts:
-            part = fetch_add(begun, 1)
-            if part < parts:
-                at = owner * parts + part
-                do_part(context, steps, numbers, k, thread, units * at // total, units * (at + 1) // total)
-                done += 1
-    if done > 0:
-        fetch_add(counters, done)
+
+def publish(root, context, k):
+    """Offer a step's parts to all threads. What describes it stays as it is until all of them are done."""
+    crew = words(root[CREW])
+    crew[AT_PLAN] = context[SELF]
+    crew[AT_STEP] = k + 1
+    crew[JOB_STEP] = k
+    crew[SHARED] += 1
+    store_release(root[CREW] + 8 * DONE, 0)
+    for owner in range(root[THREADS]):
+        store_release(root[CREW] + 8 * (CREW_WORDS + owner * LINE_WORDS), crew[SHARED] << 8)
+
+
+def work(root, thread):
+    """Be one thread of a team until the run stops."""
+    crew = root[CREW]
+    total = root[THREADS] * PARTS
     spins = 0
-    while load_acquire(counters) < total:
-        pause()
-        spins += 1
-        if spins > SPINS and context[YIELD] != 0:
-            call_yield(context[YIELD])
+    while load_acquire(crew + 8 * FINISHED) == 0:
+        if take_parts(root, thread) > 0:
+            spins = 0
+        if load_acquire(crew + 8 * DONE) == total and compare_exchange(crew + 8 * BATON, 0, 1):
+            if load_acquire(crew + 8 * FINISHED) == 0 and load_acquire(crew + 8 * DONE) == total:
+                advance(root, thread)
+            store_release(crew + 8 * BATON, 0)
+            spins = 0
+        else:
+            pause()
+            spins += 1
+            if spins > SPINS and root[YIELD] != 0:
+                call_yield(root[YIELD])
 
 
-def do_part(context, steps, numbers, k, thread, lo, hi):
-    """Units lo <= u < hi of a step, timed if there is a clock."""
-    row = k * STEP_WORDS
+def take_parts(root, thread):
+    """Do parts of the shared step, first of this thread's share, then of others'; how many."""
+    crew = words(root[CREW])
+    threads = root[THREADS]
+    total = threads * PARTS
+    done = 0
+    for v in range(threads):
+        owner = (thread + v) % threads
+        begun = root[CREW] + 8 * (CREW_WORDS + owner * LINE_WORDS)
+        seen = load_acquire(begun)
+        while seen & 255 < PARTS:
+            if compare_exchange(begun, seen, seen + 1):
+                context = words(crew[AT_PLAN])
+                steps = words(context[STEPS])
+                k = crew[JOB_STEP]
+                units = words(context[NUMBERS])[steps[k * STEP_WORDS + 5]]
+                at = owner * PARTS + (seen & 255)
+                do_part(context, steps, k, thread, units * at // total, units * (at + 1) // total)
+                done += 1
+            seen = load_acquire(begun)
+    if done > 0:
+        fetch_add(root[CREW] + 8 * DONE, done)
+    return done
+
+
+def do_part(context, steps, k, thread, lo, hi):
+    """Units lo <= u < hi of a kernel step, timed if there is a clock."""
     clock = context[CLOCK]
     times = words(context[TIMES])
     if clock != 0 and times[2 * k] == 0:
         times[2 * k] = now(context, clock, thread)
-    if steps[row] == STEP_SIZE:
-        evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], steps[row + 1], steps[row + 2])
-    elif lo < hi:
-        run_kernel_step(context, steps, numbers, row, thread, lo, hi)
+    if lo < hi:
+        run_kernel_step(context, steps, k * STEP_WORDS, thread, lo, hi)
     if clock != 0:
         times[2 * k + 1] = now(context, clock, thread)
 
 
-def run_kernel_step(context, steps, numbers, row, thread, lo, hi):
+def run_kernel_step(context, steps, row, thread, lo, hi):
     """Gather a kernel's pointers and parameters, then call it."""
     operands = words(context[OPERANDS] + 8 * steps[row + 2])
     pointers = words(context[POINTERS])
+    numbers = words(context[NUMBERS])
     area = context[ARGUMENTS] + 8 * thread * context[ARGUMENT_STRIDE]
     buffers = steps[row + 3]
     for j in range(buffers):

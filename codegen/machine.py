@@ -85,6 +85,35 @@ def load_acquire(target: Target) -> object:
     return _typed(types.int64(types.int64), lower)
 
 
+@builder("store_release")
+def store_release(target: Target) -> object:
+    """`f(address, n)`: the int64 there becomes n; who reads it with `load_acquire` sees what this thread wrote before."""
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        b.store_atomic(values[1], b.inttoptr(values[0], I64.as_pointer()), "release", 8)
+        return context.get_dummy_value()
+    return _typed(types.void(types.int64, types.int64), lower)
+
+
+@builder("compare_exchange")
+def compare_exchange(target: Target) -> object:
+    """`f(address, old, new)`: if the int64 there is `old` it becomes `new`, all at once; 1 if so, else 0. Orders memory as `fetch_add` does."""
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        found = b.cmpxchg(b.inttoptr(values[0], I64.as_pointer()), values[1], values[2], "seq_cst", "seq_cst")
+        return b.zext(b.extract_value(found, 1), I64)
+    return _typed(types.int64(types.int64, types.int64, types.int64), lower)
+
+
+@builder("copy_bytes")
+def copy_bytes(target: Target) -> object:
+    """`f(to, from, n)`: copy n bytes between places that do not overlap."""
+    def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
+        to, source = (b.inttoptr(v, POINTER) for v in values[:2])
+        copy = b.module.declare_intrinsic("llvm.memcpy", [POINTER, POINTER, I64])
+        b.call(copy, [to, source, values[2], ir.IntType(1)(0)])
+        return context.get_dummy_value()
+    return _typed(types.void(types.int64, types.int64, types.int64), lower)
+
+
 @builder("pause")
 def pause(target: Target) -> object:
     """`f()`: tell the processor that this is a waiting loop (x86's PAUSE, Arm's YIELD; nothing elsewhere)."""

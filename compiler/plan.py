@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from ..ir.errors import UnsupportedError
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import Check, HostNest, HostRef, Ref
-from ..ir.plan import BufferSpec, Condition, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.plan import BufferSpec, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
 from .arena import ALIGNMENT, Interval, place_static, place_symbolic
+from .control import ends
 
 EAGER = -2  # level of numbers that depend on input shapes alone; -1: on elements of inputs; k >= 0: on the result of item k
 
@@ -165,8 +166,9 @@ class PlanBuilder:
     """Builds one plan; use `build_plan`."""
 
     def __init__(self, items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Sequence[Tensor],
-                 layouts: Mapping[Tensor, tuple[int, ...]], conditions: Sequence[Check] = ()) -> None:
+                 layouts: Mapping[Tensor, tuple[int, ...]], conditions: Sequence[Check] = (), native: Mapping[HostNest, tuple[int, ...]] | None = None) -> None:
         self.items, self.inputs, self.outputs, self.constants, self.layouts = items, list(inputs), list(outputs), list(constants), layouts
+        self.native = native or {}
         self.numbers = NumberTable()
         self.buffers: list[BufferSpec] = []
         self.position: dict[Tensor, int] = {}
@@ -254,7 +256,7 @@ class PlanBuilder:
 
     def make_buffers(self) -> None:
         """Storage for every tensor; arena offsets and sizes follow once all sizes are numbers."""
-        host = {r for item in self.items if isinstance(item, HostNest) for r in item.results}
+        host = {r for item in self.items if isinstance(item, HostNest) for r in item.results if item not in self.native or not self._known_early(r)}
         for k, ref in enumerate(self.inputs):
             if not on_host(ref):
                 self.add_buffer(ref, "input", k)
@@ -279,6 +281,11 @@ class PlanBuilder:
                 self.numbers.element_source[ref.name] = (self.position[ref], -1)
         for t in self.constants:
             self.numbers.element_source[t.name] = (self.position[t], -1)
+
+    def _known_early(self, ref: Ref) -> bool:
+        """Whether the sizes of a tensor follow from the inputs' shapes."""
+        given = {d for r in self.inputs if isinstance(r, Tensor) for d in r.shape if d.op == "sym"}
+        return isinstance(ref, Tensor) and all(e.op != "load" and (e.op != "sym" or e in given) for e in ex.walk(ref.shape))
 
     def _written(self, item: Item) -> list[Tensor]:
         if isinstance(item, KernelCall):
@@ -305,7 +312,7 @@ class PlanBuilder:
                 else:
                     self.later_scratch.append(need)
             elif isinstance(item, HostNest):
-                steps.append((k, self._host_step(k, item)))
+                steps.append((k, self._control_step(k, item) if item in self.native else self._host_step(k, item)))
         self._size_buffers()
         segments, segment_at = self._place()
         segment_scratch = self._place_scratch(scratch, segment_at)
@@ -346,6 +353,20 @@ class PlanBuilder:
         return HostStep(len(self.host_functions) - 1, tuple(None if i is None else port(i) for i in nest.inputs), tuple(port(r) for r in nest.results),
                         nest.reason, nest.origin, tuple(self.host_sizes.get(k, ())))
 
+    def _control_step(self, k: int, nest: HostNest) -> ControlStep:
+        tied = ends(nest)
+        sets = {number for _, _, number in self.host_sizes.get(k, ())}
+
+        def buffer(ref: Ref | None) -> int:
+            return -1 if ref is None else self.position[ref]
+
+        def dims(ref: Ref | None) -> tuple[tuple[int, bool], ...]:
+            numbers = [self.numbers.number(d) for d in ref.shape] if isinstance(ref, Tensor) else []
+            return tuple((n if n in sets or self.numbers.level[n] < k else -1, n in sets) for n in numbers)
+        inputs = tuple(replace(i, buffer=buffer(r)) for i, r in tied.inputs)
+        outputs = tuple(replace(o, buffer=buffer(r), dims=dims(r)) for o, r in tied.outputs)
+        return ControlStep(nest.function.kind, self.native[nest], buffer(tied.limit), buffer(tied.condition), inputs, outputs, nest.origin)  # type: ignore[attr-defined]
+
     def _size_buffers(self) -> None:
         for t, p in self.position.items():
             b = self.buffers[p]
@@ -379,7 +400,6 @@ class PlanBuilder:
         return segments, segment_at
 
     def _set(self, t: Tensor, **changes: object) -> None:
-        from dataclasses import replace
         self.buffers[self.position[t]] = replace(self.buffers[self.position[t]], **changes)
 
     def _place_segment(self, tensors: list[Tensor], segment: int) -> int:
@@ -432,7 +452,8 @@ class PlanBuilder:
 
 
 def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Mapping[Tensor, np.ndarray], layouts: Mapping[Tensor, tuple[int, ...]],
-               input_ports: Sequence[Port], output_ports: Sequence[Port], checks: Sequence[Check] = ()) -> tuple[Plan, list[KernelSource]]:
+               input_ports: Sequence[Port], output_ports: Sequence[Port], checks: Sequence[Check] = (),
+               native: Mapping[HostNest, tuple[int, ...]] | None = None) -> tuple[Plan, list[KernelSource]]:
     """The plan of a scheduled program.
 
     Args:
@@ -440,6 +461,7 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
         constants: what is known when compiling; the numeric ones become buffers in this order, strings part of the plan.
         input_ports, output_ports: names and types; their positions are filled in here.
         checks: what sizes must fulfil; those that only elements computed by the run decide are left out.
+        native: positions of their bodies, for the control-flow nests that the driver runs itself.
 
     Returns:
         The plan (host functions as objects, to be named by the caller) and the distinct kernels that its steps number.
@@ -447,7 +469,7 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
     Raises:
         UnsupportedError: a size that cannot be computed when running.
     """
-    builder = PlanBuilder(items, inputs, outputs, [t for t in constants if not on_host(t)], layouts, checks)
+    builder = PlanBuilder(items, inputs, outputs, [t for t in constants if not on_host(t)], layouts, checks, native)
     strings = [(builder.host_value(t), a.shape, [str(x) for x in a.reshape(-1)]) for t, a in constants.items() if on_host(t)]
     plan, sources = builder.build()
     plan.host_constants = strings

@@ -36,8 +36,8 @@ class BufferSpec:
         dtype: short name of the element type.
         shape: positions of the sizes in the numbers.
         order: dimensions from outermost to innermost in memory.
-        storage: `input`, `output`, `constant`, `arena` or `host` (owned by the host between segments).
-        index: position among inputs, outputs, constants; for `arena` the segment; for `host` the buffer that a host step fills (aliases name it too).
+        storage: `input`, `output`, `constant`, `arena` or `host` (its address is set by the host or control step that fills it).
+        index: position among inputs, outputs, constants; for `arena` the segment; for `host` the buffer that the step fills (aliases name it too).
         offset: position of the number that holds the byte offset in its segment's arena (arena only).
         bytes: position of the number that holds its size.
     """
@@ -75,7 +75,7 @@ class SizeStep:
 
 @dataclass(frozen=True)
 class SegmentStep:
-    """Reserve the arena of a segment, whose size is now known: the driver returns to the host for it."""
+    """Reserve the arena of a segment, whose size is now known."""
 
     segment: int
 
@@ -96,7 +96,61 @@ class HostStep:
     sizes: tuple[tuple[int, int, int], ...] = ()
 
 
-Step = KernelStep | SizeStep | SegmentStep | HostStep
+@dataclass(frozen=True)
+class BodyInput:
+    """What an input of a body is.
+
+    Args:
+        kind: `captured` (an outer buffer), `carried` (what the iteration before gave; an outer buffer at first), `slice` (of an outer buffer along an axis,
+            that many iterations from its start or end), `iteration` (its number, int64) or `condition` (bool).
+        buffer: the outer buffer; -1 for `iteration` and `condition`.
+        axis, backwards: of slices.
+    """
+
+    kind: str
+    buffer: int = -1
+    axis: int = 0
+    backwards: bool = False
+
+
+@dataclass(frozen=True)
+class BodyOutput:
+    """What becomes of an output of a body.
+
+    Args:
+        kind: `result` (of If), `carried` (to the input of the same number among those carried), `stack` (one entry of an axis) or `condition` (to go on).
+        buffer: the outer buffer that it ends in, -1 where nothing wants it.
+        axis, backwards: of stacks.
+        dims: for each dimension of the outer buffer (number, whether this step sets it, else it must agree); a number that is not known by then is -1.
+    """
+
+    kind: str
+    buffer: int = -1
+    axis: int = 0
+    backwards: bool = False
+    dims: tuple[tuple[int, bool], ...] = ()
+
+
+@dataclass(frozen=True)
+class ControlStep:
+    """Run bodies: `If` one of two, `Loop` one while a condition holds and up to a limit, `Scan` one for each entry of its slices.
+
+    Args:
+        bodies: positions in the whole plan's `bodies`; each belongs to this step alone.
+        limit, condition: buffers of the most iterations and of the condition that If chooses by or Loop starts with; -1 if absent.
+        inputs, outputs: those of each body (the branches of If have the same).
+    """
+
+    kind: str
+    bodies: tuple[int, ...]
+    limit: int
+    condition: int
+    inputs: tuple[BodyInput, ...]
+    outputs: tuple[BodyOutput, ...]
+    origin: tuple[str, ...] = ()
+
+
+Step = KernelStep | SizeStep | SegmentStep | HostStep | ControlStep
 
 
 @dataclass(frozen=True)
@@ -155,7 +209,9 @@ class Plan:
         host_functions: (name, payload) of host callbacks, payload JSON-able.
         host_values: number of host values.
         host_constants: (host value, shape, elements) of string tensors known when compiling.
-        metadata: producer, graph name, description, version, custom entries.
+        metadata: producer, graph name, description, version, custom entries; `broken` says why a body must not be run.
+        bodies: plans that control steps run, those of nested ones too. Their steps name kernels and constants of the whole plan, their inputs and outputs are
+            tensors, and they have no host steps.
     """
 
     target: str
@@ -178,3 +234,4 @@ class Plan:
     metadata: dict[str, str] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
     segment_scratch: list[int] = field(default_factory=list)
+    bodies: list["Plan"] = field(default_factory=list)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -54,6 +55,14 @@ def allocator(shape: Sequence[int], dtype: np.dtype) -> Callable[[Sequence[int],
     for d in shape:
         count *= d
     return np.empty if count < ALIGN_FROM_BYTES else aligned_empty
+
+
+@lru_cache(maxsize=1)
+def allocation() -> tuple[int, int]:
+    """Addresses of the C library's malloc and free."""
+    library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+    allocate, release = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (library.malloc, library.free))
+    return allocate, release
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

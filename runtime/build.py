@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,17 +77,30 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     pipeline.optimise(graph, options, watch)
     lowered = pipeline.lower_and_fuse(graph, options, watch)
     items, constants = schedule(lowered.program, lowered.layouts, target)
+    from ..compiler.bodies import Bodies
+    from ..compiler.control import obstacle
     from ..compiler.plan import build_plan
 
-    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs, lowered.program.checks)
+    joined = Bodies()
+    native: dict[HostNest, tuple[int, ...]] = {}
+    on_host: dict[ControlFlow, list[Built]] = {}
+    for at, item in enumerate(items):
+        if isinstance(item, HostNest) and isinstance(item.function, ControlFlow):
+            children = [Built.refusing(body.broken) if body.broken else build_graph(body, target, level, observe, disabled) for body in item.function.bodies]
+            why = obstacle(item, [c.plan for c in children])
+            if why is None:
+                native[item] = tuple(joined.add(c.plan, c.sources, c.constants) for c in children)
+            else:
+                on_host[item.function] = children
+                items[at] = replace(item, reason=f"{item.reason}; the driver cannot run it because {why}")
+    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs, lowered.program.checks, native)
     plan.target = target.key
     plan.metadata = dict(graph.metadata)
+    plan.kernels = [s.symbol for s in sources]
     arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items() if t.dtype.is_numeric]
+    joined.join(plan, sources, arrays)
     calls = [i for i in items if isinstance(i, KernelCall)]
-    bodies = {}
-    for k, (_, function) in enumerate(plan.host_functions):
-        if isinstance(function, ControlFlow):
-            bodies[k] = [Built.refusing(body.broken) if body.broken else build_graph(body, target, level, observe, disabled) for body in function.bodies]
+    bodies = {k: on_host[function] for k, (_, function) in enumerate(plan.host_functions) if isinstance(function, ControlFlow)}
     return Built(plan, sources, arrays, lowered.decisions, calls, bodies)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 
 from ..ir import driver_abi as dv
 from ..ir.errors import InputError
-from ..ir.plan import HostStep, KernelStep, Plan, SegmentStep
+from ..ir.plan import ControlStep, HostStep, KernelStep, Plan
 from .arrays import aligned, copy_from
-from .frames import Arena, Frame, Tables, address, find_driver, numpy_type
+from .failures import raise_failure
+from .frames import Arena, Frame, Tables, find_driver
 from .objects import LoadedObjects
+from .tables import address, numpy_type
 from .threads import default_threads, find_openmp
 
 DRIVER_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -63,6 +65,7 @@ class Executor:
         # Every input and output is an array that the driver enters itself: nothing is left to Python but to allocate.
         self._direct = self._tensor_inputs == len(plan.inputs) and len(self.tables.outputs) == len(plan.outputs)
         self._host_constants = [(v, _strings(shape, items)) for v, shape, items in plan.host_constants]
+        self._blocks = sum(self.tables.block_counts)
         self._idle: list[Frame] = []  # most recently used last
         self._arenas: list[Arena] = []
         self._lock = threading.Lock()
@@ -89,7 +92,7 @@ class Executor:
             try:
                 arena = self._arenas.pop()
             except IndexError:
-                arena = Arena()
+                arena = Arena(self._blocks)
             if frame.place != arena.place:
                 frame.attach(arena)
             objects = frame.objects
@@ -112,9 +115,11 @@ class Executor:
             if stopped < 0:
                 self._arenas.append(arena)
                 self._idle.append(frame)
+                if stopped == dv.FAILED:
+                    raise_failure(frame.tables, frame.state)
                 return self._run_prepared(inputs, None)
             try:
-                self._continue(frame, arena, stopped, [])
+                self._continue(frame, stopped, [])
             finally:
                 self._release(frame, arena)
             return results
@@ -156,7 +161,7 @@ class Executor:
         try:
             arena = self._arenas.pop()
         except IndexError:
-            arena = Arena()
+            arena = Arena(self._blocks)
         try:
             if frame.place != arena.place:
                 frame.attach(arena)
@@ -174,7 +179,7 @@ class Executor:
                     values[port.value] = value
             if times is not None:
                 frame.set_clock(ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0)
-            self._start(frame, arena, values, times)
+            self._start(frame, values, times)
             return self._collect(frame, results, values, given)
         finally:
             self._release(frame, arena)
@@ -200,38 +205,39 @@ class Executor:
             frame.bind(shapes, self._call)
         return frame
 
-    def _start(self, frame: Frame, arena: Arena, values: list[object], times: list[StepTime] | None) -> None:
+    def _start(self, frame: Frame, values: list[object], times: list[StepTime] | None) -> None:
         self._call(frame.record)
         stopped = frame.state[dv.STOPPED]
+        if stopped == dv.FAILED:
+            raise_failure(self.tables, frame.state)
         if stopped < 0:
             b = self.tables.bindings[-1 - stopped]
             at = -1 - stopped - self._tensor_inputs
             shape = frame.results[at][1] if at >= 0 else ()
             raise InputError(f"the buffer given for output '{b.name}' must be a row-major, aligned {b.dtype} array of shape {list(shape)}")
-        self._continue(frame, arena, stopped, values, times)
+        self._continue(frame, stopped, values, times)
 
-    def _continue(self, frame: Frame, arena: Arena, stopped: int, values: list[object], times: list[StepTime] | None = None) -> None:
+    def _continue(self, frame: Frame, stopped: int, values: list[object], times: list[StepTime] | None = None) -> None:
         """Do what the driver stopped for, and let it go on, until the plan's end."""
         begun = 0
         while True:
             if times is not None and frame.times is not None:
                 times += [StepTime(k, int(frame.times[2 * k]), int(frame.times[2 * k + 1])) for k in range(begun, stopped)
-                          if isinstance(self.plan.steps[k], KernelStep)]
+                          if isinstance(self.plan.steps[k], (KernelStep, ControlStep))]
             if stopped >= self._steps:
                 return
             step = self.plan.steps[stopped]
             start_ns = time.monotonic_ns()
-            if isinstance(step, SegmentStep):
-                frame.attach_segment(arena, step.segment)
-            else:
-                assert isinstance(step, HostStep)
-                self._host(frame, step, values)
-                if times is not None:
-                    times.append(StepTime(stopped, start_ns, time.monotonic_ns()))
+            assert isinstance(step, HostStep)
+            self._host(frame, step, values)
+            if times is not None:
+                times.append(StepTime(stopped, start_ns, time.monotonic_ns()))
             begun = stopped + 1
             frame.context[dv.START] = begun
             self._call(frame.record)
             stopped = frame.state[dv.STOPPED]
+            if stopped == dv.FAILED:
+                raise_failure(self.tables, frame.state)
 
     def _host(self, frame: Frame, step: HostStep, values: list[object]) -> None:
         """Call a host function on copies of its inputs and take over what it returns."""
@@ -257,7 +263,7 @@ class Executor:
             array = aligned(np.asarray(value, numpy_type(buffers[port[1]])))
             arrays.append(array)
             frame.kept.append(array)
-            for k in self.tables.host_aliases.get(buffers[port[1]].index, (port[1],)):
+            for k in self.tables.aliases.get(buffers[port[1]].index, (port[1],)):
                 frame.pointers[k] = address(array)
         for output, dim, number in step.sizes:
             frame.numbers[number] = np.shape(arrays[output])[dim]

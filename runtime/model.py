@@ -23,7 +23,7 @@ from .cache import Cache, default_cache
 from .container import MAGIC, Container, ContainerError, chunk_digest, write
 from .plan_data import plan_from_data, plan_to_data
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ir.plan import BufferSpec, Condition, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.plan import BodyInput, BodyOutput, BufferSpec, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
 
 Data = Any  # what json.loads gives
 
@@ -23,6 +23,9 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
             return ["z", s.first, s.last]
         if isinstance(s, SegmentStep):
             return ["a", s.segment]
+        if isinstance(s, ControlStep):
+            inputs = [[i.kind, i.buffer, i.axis, i.backwards] for i in s.inputs]
+            return ["c", s.kind, s.bodies, s.limit, s.condition, inputs, [[o.kind, o.buffer, o.axis, o.backwards, o.dims] for o in s.outputs], origin(s.origin)]
         return ["h", s.function, s.inputs, s.outputs, s.reason, origin(s.origin), s.sizes]
 
     data = {
@@ -34,6 +37,7 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
         "host_functions": [[name, host_function(f)] for name, f in plan.host_functions], "host_values": plan.host_values,
         "host_constants": plan.host_constants, "metadata": plan.metadata,
         "segment_scratch": plan.segment_scratch, "conditions": [[c.number, c.reason] for c in plan.conditions],
+        "bodies": [plan_to_data(b, host_function) for b in plan.bodies],
     }
     data["origins"] = list(origins)
     return data
@@ -54,6 +58,9 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
             return SizeStep(s[1], s[2])
         if s[0] == "a":
             return SegmentStep(s[1])
+        if s[0] == "c":
+            outputs = tuple(BodyOutput(*o[:4], tuple((number, sets) for number, sets in o[4])) for o in s[6])
+            return ControlStep(s[1], tuple(s[2]), s[3], s[4], tuple(BodyInput(*i) for i in s[5]), outputs, origins[s[7]])
         return HostStep(s[1], tuple(None if i is None else (i[0], i[1]) for i in s[2]), tuple((o[0], o[1]) for o in s[3]), s[4], origins[s[5]],
                         tuple((z[0], z[1], z[2]) for z in s[6]))
 
@@ -69,4 +76,5 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
         host_functions=[(n, host_function(f)) for n, f in data["host_functions"]], host_values=data["host_values"],
         host_constants=[(v, tuple(shape), items) for v, shape, items in data["host_constants"]], metadata=dict(data["metadata"]),
         segment_scratch=list(data["segment_scratch"]), conditions=[Condition(*c) for c in data["conditions"]],
+        bodies=[plan_from_data(b, host_function) for b in data["bodies"]],
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..ir.plan import HostStep, KernelStep, Plan
+from ..ir.plan import ControlStep, HostStep, KernelStep, Plan
 from .executor import Executor
 from .providers import CPU
 
@@ -41,7 +41,7 @@ class Profiler:
         events = [self._event("Session", "model_run", begin, end, {}), self._event("Session", "SequentialExecutor::Execute", begin, end, {})]
         for t in times:
             step = self.plan.steps[t.step]
-            if isinstance(step, (KernelStep, HostStep)):
+            if isinstance(step, (KernelStep, HostStep, ControlStep)):
                 events.append(self._event("Node", f"{node_name(step, t.step)}_kernel_time", t.start_ns, t.end_ns, step_facts(self.plan, t.step)))
         with self._lock:
             self._events += events
@@ -59,7 +59,7 @@ class Profiler:
         return path
 
 
-def node_name(step: KernelStep | HostStep, position: int) -> str:
+def node_name(step: KernelStep | HostStep | ControlStep, position: int) -> str:
     """How a step is called: the last of the model's nodes that it computes."""
     return step.origin[-1] if step.origin else f"step_{position}"
 
@@ -71,6 +71,8 @@ def step_facts(plan: Plan, position: int) -> dict[str, Any]:
     if isinstance(step, KernelStep):
         facts["op_name"] = plan.kernels[step.kernel].rpartition("_")[0]
         facts["kernel"] = plan.kernels[step.kernel]
+    elif isinstance(step, ControlStep):
+        facts["op_name"] = step.kind
     elif isinstance(step, HostStep):
         facts["op_name"] = "host"
         facts["reason"] = step.reason

@@ -90,7 +90,7 @@ class Recorder:
 
 def steps_origins(built: Any) -> set[str]:
     """Names of the nodes that the steps of a compiled model and of its bodies compute."""
-    found = {o for s in built.plan.steps for o in getattr(s, "origin", ())}
+    found = {o for p in (built.plan, *built.plan.bodies) for s in p.steps for o in getattr(s, "origin", ())}
     for children in built.bodies.values():
         for c in children:
             found |= steps_origins(c)

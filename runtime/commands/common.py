@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir import dtypes as dt
 from ...ir.errors import SardonyxError
-from ...ir.plan import HostStep, KernelStep, Plan, Port
+from ...ir.plan import ControlStep, HostStep, KernelStep, Plan, Port
 from ..options import SessionOptions
 from ..session import InferenceSession
 
@@ -186,6 +186,8 @@ def step_name(plan: Plan, position: int) -> str:
     step = plan.steps[position]
     if isinstance(step, KernelStep):
         return plan.kernels[step.kernel].rpartition("_")[0]
+    if isinstance(step, ControlStep):
+        return step.kind
     return "host" if isinstance(step, HostStep) else type(step).__name__
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import click
 
 from ...ir.errors import SardonyxError
-from ...ir.plan import HostStep, KernelStep
+from ...ir.plan import ControlStep, HostStep, KernelStep
 from ..exceptions import translated
 from ..model import CompiledModel, CompileOptions, host_target, obtain
 from .common import shorten, step_name
@@ -47,6 +47,10 @@ def fate(found: CompiledModel, node: str) -> str:
         step = found.plan.steps[k]
         if isinstance(step, HostStep):
             parts.append(f"step {k} on the host: {step.reason}")
+            continue
+        if isinstance(step, ControlStep):
+            inside = " and ".join(f"{len(found.plan.bodies[b].steps)} steps" for b in step.bodies)
+            parts.append(f"step {k}, {step.kind} by the driver itself, {'branches' if step.kind == 'If' else 'a body'} of {inside}")
             continue
         assert isinstance(step, KernelStep)
         others = [o for o in step.origin if o != node]
