@@ -165,7 +165,7 @@ def _into_contraction(state: Fusion, consumer: ContractionNest, ref: Tensor, axe
     if in_operand:
         orders: dict[Tensor, tuple[int, ...]] = {}
         for operand, own in ((new.a, new.rows), (new.b, new.columns)):
-            reason = acceptable_operand(operand, new.batch + own + new.reduced, state.layouts | orders, state.producer, orders)
+            reason = acceptable_operand(operand, new.batch + own + new.reduced, new.reduced, state.layouts | orders, state.producer, orders)
             if reason is not None:
                 return None, "kept in memory: " + reason
         state.layouts.update(orders)

@@ -17,14 +17,16 @@ def flat_offset(e: Expr, order: tuple[int, ...] | None = None) -> Expr:
     return ex.linear_index([e.args[d] for d in order], [shape[d] for d in order])
 
 
-def acceptable_operand(e: Expr, axes: tuple[Expr, ...], layouts: Mapping[Tensor, tuple[int, ...]], free: Container[Tensor],
+def acceptable_operand(e: Expr, axes: tuple[Expr, ...], reduced: tuple[Expr, ...], layouts: Mapping[Tensor, tuple[int, ...]], free: Container[Tensor],
                        chosen: dict[Tensor, tuple[int, ...]]) -> str | None:
     """Whether an operand is one element load (through casts) whose offset is affine in the contraction's axes.
 
     Args:
+        axes: all axes that the operand may depend on.
+        reduced: those of them that are summed over.
         layouts: orders already fixed by other operands.
         free: tensors whose order may still be chosen (intermediate results).
-        chosen: gets the order that this operand needs, if it is not row-major.
+        chosen: gets the order that this operand needs, if it is not row-major: one that puts neighbours along a reduced axis next to each other, if there is one.
 
     Returns:
         None if it is, else the reason why not.
@@ -44,8 +46,13 @@ def acceptable_operand(e: Expr, axes: tuple[Expr, ...], layouts: Mapping[Tensor,
     if integer.affine(flat_offset(e), axes) is not None:
         return None
     if tensor in free and tensor.rank <= 5:
-        for order in itertools.permutations(range(tensor.rank)):
-            if integer.affine(flat_offset(e, order), axes) is not None:
-                chosen[tensor] = order
-                return None
+        regular = [o for o in itertools.permutations(range(tensor.rank)) if integer.affine(flat_offset(e, o), axes) is not None]
+        if regular:
+            chosen[tensor] = next((o for o in regular if is_adjacent(flat_offset(e, o), reduced)), regular[0])
+            return None
     return "its elements would not lie at regular steps"
+
+
+def is_adjacent(offset: Expr, axes: tuple[Expr, ...]) -> bool:
+    """Whether elements along one of the axes lie next to each other."""
+    return any(integer.as_int(step[0]) == 1 for step in (integer.coefficient(offset, x) for x in axes) if step is not None)

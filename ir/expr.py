@@ -396,6 +396,13 @@ def unravel(position: ExprLike, shape: Sequence[ExprLike]) -> tuple[Expr, ...]:
     return tuple(reversed(out))
 
 
+def decay(x: Expr) -> Expr:
+    """e^x for x <= 0, as softmax weighs its elements: what would be smaller than the smallest normal number is zero, since processors are slow with such results."""
+    least = -708.3 if x.dtype is dt.float64 else -87.3
+    negligible = x < least
+    return where(negligible, 0.0, unary("exp", where(negligible, least, x)))
+
+
 # ------------------------------------------------------------------------------------------------------------- traversal
 def walk(roots: Expr | Iterable[Expr]) -> Iterator[Expr]:
     """Every distinct node below `roots`, operands before users."""

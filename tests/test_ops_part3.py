@@ -9,6 +9,8 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+import sardonyx  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from operator_harness import equal, failures, interpret, interpret_lowered, official_cases, oracle, sample_graph  # noqa: E402
 from sardonyx.ir.errors import ModelError, SardonyxError  # noqa: E402
 from sardonyx.ir.ops import sequences, strings  # noqa: E402
@@ -148,3 +150,43 @@ def test_sequence_positions() -> None:
         sequences.sequence_element([1], np.array(1))
     with pytest.raises(ModelError, match="empty optional"):
         sequences.required_value(None)
+
+
+def lstm_reference(x: np.ndarray, w: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """The hidden state after each step of an LSTM without biases, in float64: [steps, batch, hidden]."""
+    size = r.shape[1]
+    h = c = np.zeros((x.shape[1], size))
+    out = []
+    for row in x.astype(np.float64):
+        i, o, f, g = np.split(row @ w.T.astype(np.float64) + h @ r.T.astype(np.float64), 4, axis=1)
+        c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+        h = np.tanh(c) / (1 + np.exp(-o))
+        out.append(h)
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("hidden", (127, 128, 130, 257))
+@pytest.mark.parametrize("batch", (1, 3, 4, 6))
+def test_recurrent_layers_of_every_width_agree_with_their_formula(hidden: int, batch: int) -> None:
+    rng = np.random.default_rng(hidden + batch)
+    x = rng.standard_normal((3, batch, 5)).astype(np.float32)
+    w, r = ((rng.standard_normal(s) / np.sqrt(hidden)).astype(np.float32) for s in ((4 * hidden, 5), (4 * hidden, hidden)))
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=hidden)
+    model = helper.make_model(helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
+                                                [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                                                [numpy_helper.from_array(w[None], "w"), numpy_helper.from_array(r[None], "r")]),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    y, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(y[:, 0], lstm_reference(x, w, r), rtol=0, atol=4 * hidden * np.finfo(np.float32).eps)
+
+
+def test_softmax_of_far_apart_elements_has_no_denormal_results() -> None:
+    x = np.array([[0, -80, -88, -100, -np.inf, np.nan], [1, 2, 3, -np.inf, -200, -90]], np.float32)
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=1)
+    model = helper.make_model(helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
+                                                [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    y, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    assert np.isnan(y[0]).all()
+    expected = np.exp(x[1].astype(np.float64) - 3) / np.exp(x[1].astype(np.float64) - 3).sum()
+    assert np.all((y[1] == 0) | (y[1] >= np.finfo(np.float32).tiny))
+    np.testing.assert_allclose(y[1], expected, rtol=1e-6, atol=2 * np.finfo(np.float32).tiny)

@@ -84,12 +84,12 @@ def probabilities(n: Lowering, o: Operands, logits: Element, dtype: DType, may_m
             largest = ex.maximum(largest, ex.cast(sink(h), kind))
         if may_mask:
             largest = ex.where(ex.equal(largest, float("-inf")), 0.0, largest)
-        total = n.reduce("sum", [o.keys], lambda k: ex.unary("exp", at(k) - largest))
+        total = n.reduce("sum", [o.keys], lambda k: ex.decay(at(k) - largest))
         if sink is not None:
             total = total + ex.unary("exp", ex.cast(sink(h), kind) - largest)
         if may_mask:
             total = ex.where(ex.equal(total, 0.0), 1.0, total)
-        return ex.unary("exp", at(t) - largest) * (1.0 / total)
+        return ex.decay(at(t) - largest) * (1.0 / total)
     return n.map((o.batch, o.heads, o.queries, o.keys), value, dtype)
 
 

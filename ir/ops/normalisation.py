@@ -53,8 +53,8 @@ class Softmax(Op):
 
         def body(*i: Expr) -> Expr:
             largest = over(n, x, axes, i, "max", lambda v: v)
-            total = over(n, x, axes, i, "sum", lambda v: ex.unary("exp", v - largest))
-            return ex.unary("exp", wide(x[i]) - largest) * (1 / total)
+            total = over(n, x, axes, i, "sum", lambda v: ex.decay(v - largest))
+            return ex.decay(wide(x[i]) - largest) * (1 / total)
         return n.map(x.shape, body, x.dtype)
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
@@ -91,7 +91,7 @@ class LogSoftmax(Op):
 
         def body(*i: Expr) -> Expr:
             largest = over(n, x, axes, i, "max", lambda v: v)
-            total = over(n, x, axes, i, "sum", lambda v: ex.unary("exp", v - largest))
+            total = over(n, x, axes, i, "sum", lambda v: ex.decay(v - largest))
             return wide(x[i]) - largest - ex.unary("log", total)
         return n.map(x.shape, body, x.dtype)
 

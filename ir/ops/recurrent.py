@@ -1,7 +1,7 @@
 """Recurrent layers: the input product of all time steps as one contraction, then the recurrence as a routine.
 
-A unit of the routines is one direction and a block of BLOCK batch rows; the recurrent weights are transposed to [direction, hidden, gates * hidden] so that the
-inner loop runs along contiguous gates.
+A unit of the routines is one direction and a block of BLOCK batch rows. The recurrent weights lie in panels of PANEL columns, [direction, gate, panel, hidden, PANEL],
+and steps go through the panels up and down in turn, so that those that the cache still holds from the step before come first.
 """
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .base import Lowering, Op, Sample, register
 from .functions import sigmoid_f32, sigmoid_f64, tanh_f32, tanh_f64
 
 BLOCK = 4
+PANEL = 128  # columns
 # Constants of a call; a call gives its own values.
 DOUBLE, REVERSE, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES, KEEP, CLIP, INPUT_FORGET, RESET_AFTER = False, False, False, False, False, False, True, 0.0, False, False
 F0, F0_ALPHA, F0_BETA, G0, G0_ALPHA, G0_BETA, H0, H0_ALPHA, H0_BETA = 0, 0.0, 0.0, 0, 0.0, 0.0, 0, 0.0, 0.0
@@ -89,50 +90,80 @@ def clipped(x):
     return x
 
 
-def add_product(total, at, state, first, weights, base, size, stride, columns):
-    """total[at + j] += sum over k < size of state[first + k] * weights[base + k * stride + j], four k at a time."""
+def add_panel(total, at, state, first, weights, base, size):
+    """total[at + j] += sum over k < size of state[first + k] * weights[base + k * PANEL + j] for a whole panel, eight k at a time."""
     k = 0
-    while k + 4 <= size:
-        s0 = state[first + k]
-        s1 = state[first + k + 1]
-        s2 = state[first + k + 2]
-        s3 = state[first + k + 3]
-        row = base + k * stride
-        for j in range(columns):
-            total[at + j] += s0 * weights[row + j] + s1 * weights[row + stride + j] + s2 * weights[row + 2 * stride + j] + s3 * weights[row + 3 * stride + j]
-        k += 4
+    while k + 8 <= size:
+        s0, s1, s2, s3 = state[first + k], state[first + k + 1], state[first + k + 2], state[first + k + 3]
+        s4, s5, s6, s7 = state[first + k + 4], state[first + k + 5], state[first + k + 6], state[first + k + 7]
+        row = base + k * PANEL
+        for j in range(PANEL):
+            low = s0 * weights[row + j] + s1 * weights[row + PANEL + j] + s2 * weights[row + 2 * PANEL + j] + s3 * weights[row + 3 * PANEL + j]
+            high = s4 * weights[row + 4 * PANEL + j] + s5 * weights[row + 5 * PANEL + j] + s6 * weights[row + 6 * PANEL + j] + s7 * weights[row + 7 * PANEL + j]
+            total[at + j] += low + high
+        k += 8
     while k < size:
         s0 = state[first + k]
-        row = base + k * stride
-        for j in range(columns):
+        row = base + k * PANEL
+        for j in range(PANEL):
             total[at + j] += s0 * weights[row + j]
         k += 1
 
 
-def add_products(total, at, between, state, first, apart, rows, weights, base, size, stride, columns):
-    """`add_product` for `rows` states, `apart` elements from each other; four states share every load of the weights."""
-    if rows == 4:
-        for k in range(size):
-            s0 = state[first + k]
-            s1 = state[first + apart + k]
-            s2 = state[first + 2 * apart + k]
-            s3 = state[first + 3 * apart + k]
-            row = base + k * stride
-            for j in range(columns):
-                w = weights[row + j]
-                total[at + j] += s0 * w
-                total[at + between + j] += s1 * w
-                total[at + 2 * between + j] += s2 * w
-                total[at + 3 * between + j] += s3 * w
-    else:
-        for i in range(rows):
-            add_product(total, at + i * between, state, first + i * apart, weights, base, size, stride, columns)
+def add_part(total, at, state, first, weights, base, size, columns):
+    """`add_panel` for the first columns of a panel."""
+    for k in range(size):
+        s0 = state[first + k]
+        row = base + k * PANEL
+        for j in range(columns):
+            total[at + j] += s0 * weights[row + j]
+
+
+def add_four(total, at, between, state, first, apart, weights, base, size, columns):
+    """`add_part` for four states, `apart` elements from each other, which share every load of the weights."""
+    for k in range(size):
+        s0 = state[first + k]
+        s1 = state[first + apart + k]
+        s2 = state[first + 2 * apart + k]
+        s3 = state[first + 3 * apart + k]
+        row = base + k * PANEL
+        for j in range(columns):
+            w = weights[row + j]
+            total[at + j] += s0 * w
+            total[at + between + j] += s1 * w
+            total[at + 2 * between + j] += s2 * w
+            total[at + 3 * between + j] += s3 * w
+
+
+def add_products(total, at, between, state, first, apart, rows, weights, base, size, gates, step):
+    """total[row, gate, j] += sum over k < size of state[row, k] * weight[gate, j, k]: `rows` states, `gates` gates whose panels start at `base`.
+
+    Args:
+        between, apart: elements from row to row of the totals and of the states.
+        step: even ones go through the panels upwards, odd ones downwards.
+    """
+    panels = (size + PANEL - 1) // PANEL
+    for q in range(gates * panels):
+        p = gates * panels - 1 - q if step % 2 == 1 else q
+        column = p % panels * PANEL
+        columns = min(PANEL, size - column)
+        to = at + p // panels * size + column
+        start = base + p * size * PANEL
+        if rows == 4:
+            add_four(total, to, between, state, first, apart, weights, start, size, columns)
+        else:
+            for i in range(rows):
+                if columns == PANEL:
+                    add_panel(total, to + i * between, state, first + i * apart, weights, start, size)
+                else:
+                    add_part(total, to + i * between, state, first + i * apart, weights, start, size, columns)
 
 
 # ----------------------------------------------------------------------------------------------------------------- routines
 def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
-    """Gates i, o, f, c: x holds the input products [direction, step, row, 4 * size], r the recurrent weights [direction, size, 4 * size]."""
+    """Gates i, o, f, c: x holds the input products [direction, step, row, 4 * size], r the recurrent weights in panels."""
     width = 4 * size
+    gate = (size + PANEL - 1) // PANEL * PANEL * size
     for unit in range(lo, hi):
         d = unit // blocks
         low = unit % blocks * BLOCK
@@ -153,7 +184,7 @@ def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, siz
                 else:
                     for j in range(width):
                         work[(d * batch + b) * width + j] = 0
-            add_products(work, (d * batch + low) * width, width, h, d * h_direction + low * h_row, h_row, high - low, r, d * size * width, size, width, width)
+            add_products(work, (d * batch + low) * width, width, h, d * h_direction + low * h_row, h_row, high - low, r, d * 4 * gate, size, 4, step)
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
                 at = d * h_direction + b * h_row
@@ -188,11 +219,12 @@ def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, siz
 def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
     """Gates z, r, h; with RESET_AFTER the reset gate multiplies the recurrent product plus its bias, else the state."""
     width = 3 * size
+    gate = (size + PANEL - 1) // PANEL * PANEL * size
     for unit in range(lo, hi):
         d = unit // blocks
         low = unit % blocks * BLOCK
         high = min(low + BLOCK, batch)
-        base = d * size * width
+        base = d * 3 * gate
         for b in range(low, high):
             at = d * h_direction + b * h_row
             for j in range(size):
@@ -214,9 +246,9 @@ def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_s
                     extra[e + j] = bias[d * size + j] if RESET_AFTER else 0
             first = d * h_direction + low * h_row
             start = (d * batch + low) * width
-            add_products(work, start, width, h, first, h_row, high - low, r, base, size, width, 2 * size)
+            add_products(work, start, width, h, first, h_row, high - low, r, base, size, 2, step)
             if RESET_AFTER:
-                add_products(extra, (d * batch + low) * size, size, h, first, h_row, high - low, r, base + 2 * size, size, width, size)
+                add_products(extra, (d * batch + low) * size, size, h, first, h_row, high - low, r, base + 2 * gate, size, 1, step)
             for b in range(low, high):
                 w = (d * batch + b) * width
                 e = (d * batch + b) * size
@@ -228,7 +260,7 @@ def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_s
                     else:
                         extra[e + j] = reset * h[at + j]
             if not RESET_AFTER:
-                add_products(work, start + 2 * size, width, extra, (d * batch + low) * size, size, high - low, r, base + 2 * size, size, width, size)
+                add_products(work, start + 2 * size, width, extra, (d * batch + low) * size, size, high - low, r, base + 2 * gate, size, 1, step)
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
                 w = (d * batch + b) * width
@@ -249,6 +281,7 @@ def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_s
 
 def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
     """One gate: h = f(input product + h R')."""
+    gate = (size + PANEL - 1) // PANEL * PANEL * size
     for unit in range(lo, hi):
         d = unit // blocks
         low = unit % blocks * BLOCK
@@ -268,7 +301,7 @@ def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direct
                 else:
                     for j in range(size):
                         work[(d * batch + b) * size + j] = 0
-            add_products(work, (d * batch + low) * size, size, h, d * h_direction + low * h_row, h_row, high - low, r, d * size * size, size, size, size)
+            add_products(work, (d * batch + low) * size, size, h, d * h_direction + low * h_row, h_row, high - low, r, d * gate, size, 1, step)
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
                 at = d * h_direction + b * h_row
@@ -286,8 +319,8 @@ def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direct
                         y[step * y_step + d * y_direction + b * y_row + j] = 0
 
 
-SCALAR_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, activate_g, activate_h, clipped, add_product, add_products)
-SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, add_product, add_products)
+SCALAR_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, activate_g, activate_h, clipped, add_panel, add_part, add_four, add_products)
+SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, add_panel, add_part, add_four, add_products)
 LSTM_ROUTINE = Routine("lstm", lstm, SCALAR_HELPERS)
 GRU_ROUTINE = Routine("gru", gru, tuple(f for f in SCALAR_HELPERS if f is not activate_h))
 RNN_ROUTINE = Routine("rnn", rnn, SINGLE_HELPERS)
@@ -402,7 +435,7 @@ class Recurrent(Op):
 
     def run(self, n: Lowering, layer: Layer, inputs: Sequence[Tensor], states: int, work: Sequence[Sequence[ExprLike]],
             flags: dict[str, int | float | bool]) -> list[Tensor | None]:
-        """Call the routine with the transposed recurrent weights after its first input; returns Y and the final states in the input's type.
+        """Call the routine with the panels of recurrent weights after its first input; returns Y and the final states in the input's type.
 
         Args:
             inputs: the routine's inputs but the weights.
@@ -411,7 +444,9 @@ class Recurrent(Op):
             flags: constants beyond those that all layers have.
         """
         x, r = n.input(0), n.input(2)
-        weights = n.map((layer.directions, layer.hidden, r.shape[1]), lambda d, k, j: r[d, j, k], layer.kind)
+        panels = ex.ceildiv(layer.hidden, PANEL)
+        weights = n.map((layer.directions, self.gates, panels, layer.hidden, PANEL),
+                        lambda d, g, p, k, j: r[d, g * layer.hidden + ex.minimum(p * PANEL + j, layer.hidden - 1), k], layer.kind)
         outputs = [(layer.kind, layer.sequence() if n.wants(0) else (1,)), *((layer.kind, layer.state()) for _ in range(states)), *((layer.kind, s) for s in work)]
         blocks = ex.ceildiv(layer.batch, BLOCK)
         found = n.routine(self.routine, [inputs[0], weights, *inputs[1:]], outputs, [layer.steps, layer.batch, layer.hidden, *layer.strides(), blocks],
