@@ -1,4 +1,4 @@
-"""Running control flow: the host decides, each body is an executor of its own."""
+"""Control flow that the driver cannot run itself: the host decides, each body is an executor of its own."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

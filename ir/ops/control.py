@@ -1,4 +1,4 @@
-"""Control flow: If, Loop, Scan and SequenceMap. Bodies are graphs; the host decides which runs how often, each body runs as a plan of its own."""
+"""Control flow: If, Loop, Scan and SequenceMap. Bodies are graphs; the driver (or the host, see `compiler.control.obstacle`) decides which runs how often."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ CAPTURES = "captures"  # attribute: how many inputs at the end are captured valu
 
 @dataclass(frozen=True, eq=False)
 class ControlFlow:
-    """A host step that runs bodies.
+    """What runs bodies.
 
     Args:
         kind: `If`, `Loop`, `Scan` or `SequenceMap`.
@@ -32,7 +32,7 @@ class ControlFlow:
 
 
 class Control(Op):
-    """Shared by the control-flow operators: outputs as typed by `infer`, work done by the host."""
+    """Shared by the control-flow operators: outputs as typed by `infer`, work done by bodies."""
 
     def bodies(self, n: Lowering) -> tuple[Graph, ...]:
         raise NotImplementedError
