@@ -36,11 +36,13 @@ class ContractionText:
     Args:
         p: what it computes.
         buffers: operands, in the order in which the text names them.
+        beside: another part of the same kernel, whose text and scratch memory this part shares.
     """
 
-    def __init__(self, p: Product, buffers: Sequence[Tensor], layouts: Layouts) -> None:
+    def __init__(self, p: Product, buffers: Sequence[Tensor], layouts: Layouts, beside: "ContractionText | None" = None) -> None:
         self.p = p
-        self.writer = Writer()
+        self.part = 0 if beside is None else beside.part + 1  # sizes of each part have roles of their own
+        self.writer = Writer() if beside is None else beside.writer
         for t in buffers:
             self.writer.buffer(t)
         flat = Flattener(layouts)
@@ -55,7 +57,7 @@ class ContractionText:
         self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, frozenset(), order)
         self.emitter.count([*self.values, *self.offsets])
         self.scratch_bytes: Expr = ZERO
-        self.root = Scope(None)
+        self.root = Scope(None) if beside is None else beside.root
         self.size_bytes = p.dtype.itemsize_bytes
         self.number = p.dtype.numpy_name
 
@@ -73,7 +75,7 @@ class ContractionText:
 
     # ---- sizes
     def parameter(self, size: Expr | int, role: str) -> str:
-        return self.writer.parameter(ex.as_expr(size), role)
+        return self.writer.parameter(ex.as_expr(size), (self.part, role))
 
     @property
     def rows(self) -> Expr:

@@ -82,12 +82,14 @@ def transposition(p: Product, packed: Tensor, tile: TileShape, shifted: bool) ->
 class ProductText(ContractionText):
     """Writes the kernel of a product and its call; `packed` is None where `b` is read in place."""
 
-    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts) -> None:
+    reads_a = True  # whether `a` is a tensor in memory
+
+    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts, beside: ContractionText | None = None) -> None:
         self.direct = packed is None
         self.packed = ex.load_tensor(p.b) if packed is None else packed
         self.blocking = blocking
-        super().__init__(p, (p.a, self.packed), layouts)
-        self.a, self.b = self.writer.buffer(p.a), self.writer.buffer(self.packed)
+        super().__init__(p, (p.a, self.packed) if self.reads_a else (self.packed,), layouts, beside)
+        self.a, self.b = self.writer.buffer(p.a) if self.reads_a else "", self.writer.buffer(self.packed)
 
     @property
     def by_row(self) -> bool:

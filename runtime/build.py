@@ -115,6 +115,7 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
     Returns:
         Plan items in order, and the constants that they use.
     """
+    from ..codegen import attention
     from ..codegen.contraction import schedule_contraction
     from ..codegen.map_schedule import schedule_map
     from ..codegen.routines import routine_call
@@ -133,8 +134,20 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
         else:
             items.append(schedule_map(nest, layouts, target))
 
+    together: dict[Nest, list[MapNest | KernelCall]] = {}  # what nests that are scheduled with others become, at the place of the last of them
+    for found in attention.find(program):
+        parts = attention.schedule(found, layouts, constants.keys(), target)
+        if parts is not None:
+            together.update({found.scores: [], found.softmax: [], found.mix: parts})
+
     for nest in program.nests:
-        if isinstance(nest, MapNest) and nest in aliases:
+        if nest in together:
+            for part in together[nest]:
+                if isinstance(part, MapNest):
+                    add_map(part)
+                else:
+                    items.append(part)
+        elif isinstance(nest, MapNest) and nest in aliases:
             if aliases[nest].source in constants:
                 a = aliases[nest]
                 constants[a.target] = constants[a.source].reshape([int(d.value) for d in a.target.shape])
