@@ -413,7 +413,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         Maps that write packed or copied operands, then kernel calls, in order of execution. A contraction that is not worth a kernel of its own (complex numbers,
         a single column) comes back as one map.
     """
-    from . import conv, gemm
+    from . import conv, gemm, winograd
 
     known = dict(layouts)
     nest = regroup(split_axes(blend_choices(nest)))
@@ -421,6 +421,9 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         return [nest.as_map()]
     if any(integer.as_int(x.extent) == 0 for x in nest.reduced):
         return [nest.as_map()]
+    windows = winograd.recognise(nest, known, constants, target)
+    if windows is not None:
+        return winograd.schedule(windows, known, target)
     grouped = conv.small_groups(nest, known, target)
     if grouped is not None:
         maps, product = grouped

@@ -9,6 +9,7 @@ accumulator is summed in the order of (t, k) whatever the tile's height, so resu
 """
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -214,7 +215,49 @@ class TileBody:
         bd.position_at_end(done)
         self.finish(slots, new)
 
+    def transform(self, matrix: Sequence[Sequence[float]], gathered: bool) -> None:
+        """entry -> loop -> done"""
+        bd, f = self.bd, self.f
+        source, source_step, out, out_step, length = f.args
+        size, count = len(matrix[0]), len(matrix)
+        entry, loop, done = bd.block, f.append_basic_block("loop"), f.append_basic_block("done")
+        if gathered:
+            starts = [bd.inttoptr(bd.load(bd.gep(source, [I64(k)])), self.scalar.as_pointer()) for k in range(size * size)]
+        else:
+            starts = [bd.gep(source, [bd.mul(source_step, I64(k))]) for k in range(size * size)]
+        ends = [bd.gep(out, [bd.mul(out_step, I64(k))]) for k in range(count * count)]
+        bd.branch(loop)
+        bd.position_at_end(loop)
+        k = self.phi((entry,), I64(0))
+        x = [[self.load(self.at(starts[i * size + j], k)) for j in range(size)] for i in range(size)]
+        left = [[self.combined(row, [x[q][j] for q in range(size)]) for j in range(size)] for row in matrix]
+        for i in range(count):
+            for j in range(count):
+                bd.store(self.combined(matrix[j], left[i]), self.at(ends[i * count + j], k), align=self.itemsize)
+        k_next = bd.add(k, I64(self.lanes))
+        self.follow(loop, [(k, k_next)])
+        bd.cbranch(bd.icmp_signed("<", k_next, length), loop, done)
+        bd.position_at_end(done)
+        bd.ret_void()
+
     # ---- arithmetic
+    def combined(self, factors: Sequence[float], values: Sequence[ir.Value]) -> ir.Value:
+        """Sum of factors times values; zeros are left out, ones are not multiplied."""
+        bd = self.bd
+        terms = sorted(((c, v) for c, v in zip(factors, values, strict=True) if c), key=lambda t: t[0] != 1)
+        total = None
+        for c, v in terms:
+            if total is None:
+                total = v if c == 1 else bd.fmul(v, self.splat(c))
+            elif abs(c) == 1:
+                total = bd.fadd(total, v) if c == 1 else bd.fsub(total, v)
+            else:
+                total = self.multiply_add(v, self.splat(c), total)
+        return total
+
+    def splat(self, number: float) -> ir.Constant:
+        return ir.Constant(self.vector, [number] * self.lanes)
+
     def multiply(self, a: Sequence[ir.Value], offset: ir.Value, unit: bool, bp: ir.Value, acc: Sequence[ir.Value]) -> list[ir.Value]:
         """acc + a[:, offset] * b[:], one step; offsets are elements if `unit`, else bytes."""
         bd = self.bd
@@ -263,6 +306,10 @@ class TileBody:
         """Where vector `index` of dense vectors lies."""
         return self.bd.bitcast(self.bd.gep(c, [I64(index * self.lanes)]), self.vector.as_pointer())
 
+    def at(self, start: ir.Value, index: ir.Value) -> ir.Value:
+        """The vector that starts at element `index`."""
+        return self.bd.bitcast(self.bd.gep(start, [index]), self.vector.as_pointer())
+
     def load(self, at: ir.Value) -> ir.Value:
         return self.bd.load(at, align=self.itemsize)
 
@@ -280,6 +327,37 @@ class TileBody:
         """What the phis become when `block` goes round again."""
         for p, value in pairs:
             p.add_incoming(value, block)
+
+
+# --------------------------------------------------------------------------------------------------------- two-sided transforms
+@builder("square_transform")
+def square_transform(target: Target, matrix: tuple[tuple[float, ...], ...], lanes: int, short: str, gathered: bool) -> object:
+    """out = P X P' for a square X of vectors, for each vector along `length` elements (a multiple of `lanes`).
+
+    Args:
+        matrix: P.
+        gathered: where X is.
+
+    Returns:
+        Intrinsic `transform(source, source_step, out, out_step, length)`. Element (i, j) of X is, if `gathered`, at address `source[i * columns + j]`
+        (`source_step` is ignored), else at `source + (i * columns + j) * source_step`; element (i, j) of the result goes to `out + (i * rows + j) * out_step`.
+    """
+    element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
+    scalar = llvm_scalar(element)
+    digest = hashlib.sha256(repr(matrix).encode()).hexdigest()[:12]
+    name = f"sardonyx.transform.{digest}.{lanes}.{short}{'.gathered' if gathered else ''}"
+    arguments = (I64.as_pointer() if gathered else scalar.as_pointer(), I64, scalar.as_pointer(), I64, I64)
+
+    def emit(f: ir.Function) -> None:
+        TileBody(f, scalar, element.itemsize_bytes, 1, 1, lanes, fused).transform(matrix, gathered)
+
+    @intrinsic
+    def transform(context: Any, source: Any, source_step: Any, out: Any, out_step: Any, length: Any) -> Any:
+        def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+            bd.call(local_function(bd.module, name, arguments, emit), values)
+            return ctx.get_dummy_value()
+        return types.void(source, types.int64, out, types.int64, types.int64), lower
+    return transform
 
 
 # ------------------------------------------------------------------------------------------------------------------ transposition
