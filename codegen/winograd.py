@@ -100,7 +100,7 @@ def _slide(index: Expr, rows: Sequence[Expr], window: Sequence[Expr]) -> tuple[E
     for r in rows:
         for t in window:
             rest = index - r - t
-            if rest.is_const or not rest.axes and not ex.loads([rest]):
+            if rest.is_const or (not rest.axes and not ex.loads([rest])):
                 return r, t
     return None
 
@@ -254,8 +254,11 @@ class WindowsText(ContractionText):
         length = self.parameter(self.steps, "steps")
         row = f"point * {height} + block * {tile.rows}"
         panel.lines += [f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})", f"for point in range({POINTS}):",
-                        f"    columns = advanced({self.b}, (panel * {POINTS} + point) * {length} * {width})", "    for block in range(blocks):",
-                        f"        register_tile(advanced(row_at, {row}), 1, 0, 0, {length}, columns, {width}, advanced(sums, ({row}) * {width}), True)"]
+                        f"    columns = advanced({self.b}, (panel * {POINTS} + point) * {length} * {width})",
+                        f"    share = ({width * self.size_bytes} + blocks - 1) // blocks", f"    ahead = address(columns) + {length} * {width * self.size_bytes}",
+                        "    for block in range(blocks):",
+                        f"        register_tile(advanced(row_at, {row}), 1, 0, 0, {length}, columns, {width}, advanced(sums, ({row}) * {width}), True, "
+                        f"ahead + block * share * {length}, share)"]
         square = Scope(panel)
         self.place(square)
         square.lines.append(f"output_transform(advanced(sums, t * {width}), {height} * {width}, acc, {width}, {width})")
