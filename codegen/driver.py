@@ -1,8 +1,9 @@
 """The native driver: walks a plan's steps without returning to Python.
 
 It is a kernel like any other, over the two buffers that `ir.driver_abi` describes. One thread at a time holds the *baton*: it alone decides what comes next, does
-what is too small to share, and publishes the next step that is not. All threads do parts of the published step; who sees it finished may take the baton. So nobody
-waits for a thread that has begun nothing, and control flow (`codegen.driver_control`) is the business of one thread.
+what is too small to share, and publishes the next step that is not. All threads do parts of the published step; who does its last part has the baton. So nobody
+waits for a thread that has begun nothing, and control flow (`codegen.driver_control`) is the business of one thread. A waiting thread looks at one cache line, which
+also says what to do.
 """
 from __future__ import annotations
 
@@ -18,7 +19,6 @@ from ..ir.driver_abi import (
     ARRAY_RANK,
     AT_PLAN,
     AT_STEP,
-    BATON,
     BINDING_COUNT,
     BINDING_WORDS,
     BINDINGS,
@@ -32,10 +32,10 @@ from ..ir.driver_abi import (
     EAGER,
     FAILED,
     FAILURE,
-    FINISHED,
     FIRST_SCRATCH,
     FIRST_STRIDE,
     FLAGS_NEEDED,
+    JOB_PLAN,
     JOB_STEP,
     KERNELS,
     LINE_WORDS,
@@ -50,6 +50,7 @@ from ..ir.driver_abi import (
     PARTS,
     POINTERS,
     PROGRAM,
+    RUN_OVER,
     SCRATCH,
     SCRATCH_STRIDE,
     SELF,
@@ -133,8 +134,6 @@ def run(root):
         root[SCRATCH] = root[FIRST_SCRATCH]
         root[SCRATCH_STRIDE] = root[FIRST_STRIDE]
     crew = words(root[CREW])
-    crew[FINISHED] = 0
-    crew[BATON] = 0
     crew[AT_PLAN] = root[SELF]
     crew[AT_STEP] = root[START]
     if advance(root, 0):
@@ -194,7 +193,7 @@ def advance(root, thread):
             numbers = words(context[NUMBERS])
             units = numbers[steps[row + 5]]
             if context[THREADS] > 1 and not is_small(steps, numbers, row, units):
-                publish(root, context, k)
+                publish(root, context, k, thread)
                 return 1
             do_part(context, steps, k, thread, 0, units)
         elif kind == STEP_SIZE:
@@ -222,7 +221,9 @@ def advance(root, thread):
 def stop(root, stopped):
     """End the run: tell all threads, and the host where."""
     words(root[STATE])[STOPPED] = stopped
-    store_release(root[CREW] + 8 * FINISHED, 1)
+    if root[THREADS] > 1:
+        for owner in range(root[THREADS]):
+            store_release(root[CREW] + 8 * (CREW_WORDS + owner * LINE_WORDS), RUN_OVER)
     return 0
 
 
@@ -231,31 +232,35 @@ def is_small(steps, numbers, row, units):
     return units <= 1 or (steps[row + 6] >= 0 and steps[row + 7] >= 0 and numbers[steps[row + 6]] < SMALL_FLOPS and numbers[steps[row + 7]] < SMALL_BYTES)
 
 
-def publish(root, context, k):
-    """Offer a step's parts to all threads. What describes it stays as it is until all of them are done."""
+def publish(root, context, k, thread):
+    """Offer a step's parts to all threads, to this one last."""
     crew = words(root[CREW])
+    threads = root[THREADS]
     crew[AT_PLAN] = context[SELF]
     crew[AT_STEP] = k + 1
-    crew[JOB_STEP] = k
     crew[SHARED] += 1
-    store_release(root[CREW] + 8 * DONE, 0)
-    for owner in range(root[THREADS]):
-        store_release(root[CREW] + 8 * (CREW_WORDS + owner * LINE_WORDS), crew[SHARED] << 8)
+    crew[DONE] = 0
+    for v in range(1, threads + 1):
+        line = root[CREW] + 8 * (CREW_WORDS + (thread + v) % threads * LINE_WORDS)
+        words(line)[JOB_PLAN] = context[SELF]
+        words(line)[JOB_STEP] = k
+        store_release(line, crew[SHARED] << 8)
 
 
 def work(root, thread):
     """Be one thread of a team until the run stops."""
-    crew = root[CREW]
-    total = root[THREADS] * PARTS
+    line = root[CREW] + 8 * (CREW_WORDS + thread * LINE_WORDS)
+    last = 0
     spins = 0
-    while load_acquire(crew + 8 * FINISHED) == 0:
-        if take_parts(root, thread) > 0:
+    while True:
+        seen = load_acquire(line)
+        if seen & 255 == RUN_OVER:
+            return
+        if seen >> 8 != last:
+            last = seen >> 8
             spins = 0
-        if load_acquire(crew + 8 * DONE) == total and compare_exchange(crew + 8 * BATON, 0, 1):
-            if load_acquire(crew + 8 * FINISHED) == 0 and load_acquire(crew + 8 * DONE) == total:
+            if take_parts(root, thread):
                 advance(root, thread)
-            store_release(crew + 8 * BATON, 0)
-            spins = 0
         else:
             pause()
             spins += 1
@@ -264,28 +269,29 @@ def work(root, thread):
 
 
 def take_parts(root, thread):
-    """Do parts of the shared step, first of this thread's share, then of others'; how many."""
-    crew = words(root[CREW])
+    """Do parts of the shared step, first of this thread's share, then of others'; whether that finished it.
+
+    A line says what the step is, and says so as long as a part that was begun there is not done. While this thread has begun parts there is no other step, so that
+    all parts of one call belong together.
+    """
     threads = root[THREADS]
     total = threads * PARTS
     done = 0
     for v in range(threads):
         owner = (thread + v) % threads
-        begun = root[CREW] + 8 * (CREW_WORDS + owner * LINE_WORDS)
-        seen = load_acquire(begun)
+        line = root[CREW] + 8 * (CREW_WORDS + owner * LINE_WORDS)
+        seen = load_acquire(line)
         while seen & 255 < PARTS:
-            if compare_exchange(begun, seen, seen + 1):
-                context = words(crew[AT_PLAN])
+            if compare_exchange(line, seen, seen + 1):
+                context = words(words(line)[JOB_PLAN])
+                k = words(line)[JOB_STEP]
                 steps = words(context[STEPS])
-                k = crew[JOB_STEP]
                 units = words(context[NUMBERS])[steps[k * STEP_WORDS + 5]]
                 at = owner * PARTS + (seen & 255)
                 do_part(context, steps, k, thread, units * at // total, units * (at + 1) // total)
                 done += 1
-            seen = load_acquire(begun)
-    if done > 0:
-        fetch_add(root[CREW] + 8 * DONE, done)
-    return done
+            seen = load_acquire(line)
+    return done > 0 and fetch_add(root[CREW] + 8 * DONE, done) + done == total
 
 
 def do_part(context, steps, k, thread, lo, hi):

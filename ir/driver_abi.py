@@ -14,7 +14,7 @@ allocation) stands in every context.
     segments    SEGMENT_WORDS each: number of bytes, number of scratch bytes, where its (buffer, number of the offset) pairs start in this table, how many they are
     blocks      BLOCK_WORDS each: address, bytes; of segments, of the scratch of segments, then of what control steps keep. The driver allocates, the owner releases
     bindings    BINDING_WORDS each: first and count in `slots`, rank, first in `dims`, identity of the NumPy dtype; one a host array
-    crew        CREW_WORDS, then a line for each thread's share: a count of shared steps in the upper bits, how many of the share's parts are begun in the lowest 8
+    crew        CREW_WORDS, then a line for each thread's share of a step: a count of shared steps in the upper bits, how many parts are begun in the lowest 8
     body        BODY_WORDS, then INPUT_WORDS for each input, OUTPUT_WORDS for each output, then lists that the rows name by their start
 """
 from __future__ import annotations
@@ -37,9 +37,11 @@ FAILED = -(1 << 62)
 # FAILED_A: dimension; FAILED_B: its size.
 (NO_MEMORY, BROKEN_BRANCH, WRONG_INPUT, WRONG_SIZES, WRONG_RESULT, UNEQUAL_ENTRIES, UNEQUAL_SLICES, NOT_ONE_CONDITION, NOT_ONE_LIMIT,
  NOT_ONE_GIVEN) = range(1, 11)
-# Words of the crew: set when a run stops; who advances; parts of the shared step that are done; how many steps were shared; where the walk is; the shared step.
-FINISHED, BATON, DONE, SHARED, AT_PLAN, AT_STEP, JOB_STEP = 0, 8, 16, 24, 25, 26, 27
-CREW_WORDS, LINE_WORDS = 32, 8
+# Words of the crew: parts of the shared step that are done, how many steps were shared, where the walk is. Words of a line: parts begun (RUN_OVER there ends the run for
+# its thread), then what the shared step is: context and step.
+DONE, SHARED, AT_PLAN, AT_STEP, CREW_WORDS = 0, 8, 9, 10, 16
+BEGUN, JOB_PLAN, JOB_STEP, LINE_WORDS = 0, 1, 2, 8
+RUN_OVER = 255
 # Words of a body's table.
 (INPUT_COUNT, OUTPUT_COUNT, SIZES_FIRST, SIZES_COUNT, CHECKS_FIRST, CHECKS_COUNT, CONDITIONS_FIRST, CONDITIONS_COUNT, SCRATCH_NUMBER, FIRST_BYTES, BROKEN,
  BODY_WORDS) = range(12)

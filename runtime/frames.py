@@ -129,8 +129,8 @@ class Frame:
         self.state = array.array("q", [0] * dv.STATE_WORDS)
         self.objects = array.array("q", [0] * (len(tables.bindings) + 1))
         self.arguments = np.zeros(tables.threads * (tables.argument_words + dv.SPARE_WORDS), np.int64)
-        self.crew = np.zeros(dv.CREW_WORDS + tables.threads * dv.LINE_WORDS, np.int64)
-        self.crew[dv.CREW_WORDS::dv.LINE_WORDS] = dv.PARTS
+        self.crew = aligned_empty(dv.CREW_WORDS + tables.threads * dv.LINE_WORDS, np.dtype(np.int64))
+        self.crew[:] = 0
         self.times: np.ndarray | None = None
         self.kept: list[object] = []  # arrays that the host made during a run
         slots: list[int] = []
