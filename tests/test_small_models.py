@@ -11,7 +11,7 @@ import sardonyx
 from onnx import TensorProto as T
 from onnx import helper
 from sardonyx.runtime.compile_worker import LENGTH, receive
-from sardonyx.runtime.exceptions import InvalidArgument
+from sardonyx.runtime.exceptions import InvalidArgument, NotImplemented
 
 ort = pytest.importorskip("onnxruntime")
 node = helper.make_node
@@ -102,6 +102,13 @@ def test_a_scalar_may_be_fed_as_one_element() -> None:
     assert sardonyx.InferenceSession(source).run(None, {"x": np.array([2], np.float32)})[0] == 4
     with pytest.raises(InvalidArgument):
         sardonyx.InferenceSession(source).run(None, {"x": np.array([2, 3], np.float32)})
+
+
+def test_routines_refuse_complex_numbers() -> None:
+    source = model([node("ScatterElements", ["x", "i", "u"], ["y"])], [info("x", [4], T.COMPLEX64), info("i", [2], T.INT64), info("u", [2], T.COMPLEX64)],
+                   [info("y", [4], T.COMPLEX64)])
+    with pytest.raises(NotImplemented, match="complex64"):
+        sardonyx.InferenceSession(source)
 
 
 class Dripping(io.BytesIO):
