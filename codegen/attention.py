@@ -26,7 +26,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, NestProgram, Store
 from ..ir.target import Target
-from .blocking import FEW, MODERATE, ROWS_OF_UNIT, Blocking, reads_b_in_place
+from .blocking import ADDRESS_REGISTERS, FEW, MODERATE, ROWS_OF_UNIT, Blocking, reads_b_in_place
 from .contraction import (
     Layouts,
     Product,
@@ -195,7 +195,7 @@ def choose_tile(target: Target, rows: int | None, columns: int | None, direct: b
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns] or [TileShape(s.rows, 1, s.lanes) for s in fitting]
 
     def cycles(s: TileShape) -> float:
-        step = max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7
+        step = (max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7) * (1 + 0.025 * max(0, s.rows - ADDRESS_REGISTERS))
         return (1 / s.rows if rows is None else -(-rows // s.rows)) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     return min(usable, key=cycles)
 

@@ -15,6 +15,9 @@ FEW = 4  # rows; up to here tiles have as many rows as the product
 MODERATE = 8  # rows of a tile for any number of rows
 SMALL = 16  # rows; fewer do not repay a copy of b
 CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
+LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
+CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
+ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,11 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
         if rows is not None and groups < short:
             height = -(-rows // (short * tile.rows)) * tile.rows
     chunk = None
-    if panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
-        most = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size))
-        chunk = most if not p.taps else max(1, most // (steps or 1024))
+    if p.taps and panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
+        chunk = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size) // (steps or 1024))
+    elif not p.taps and panel_bytes > target.l2_bytes // LONG_SHARE and height > tile.rows:
+        most = max(1, target.l2_bytes // CHUNK_SHARE // (tile.columns * size))
+        chunk = most if steps is None else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
     return Blocking(tile, shifted, height, strip, chunk)
 
@@ -86,6 +91,7 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
 
     def cycles(s: TileShape) -> float:
         step = max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7
+        step *= 1 + 0.025 * max(0, s.rows - ADDRESS_REGISTERS)
         if crowded and s.rows > L1_WAYS:
             step *= 1.3
         count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
