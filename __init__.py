@@ -25,6 +25,7 @@ _HOME.update(dict.fromkeys((
 _HOME.update(dict.fromkeys((
     "Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError", "RuntimeException", "InvalidProtobuf", "ModelLoaded", "NotImplemented", "InvalidGraph",
     "EPFail", "ModelLoadCanceled", "ModelRequiresCompilation", "NotFound", "DeviceReset"), "runtime.exceptions"))
+_HOME.update(dict.fromkeys(("register_op", "unregister_op"), "runtime.custom"))
 _HOME.update(dict.fromkeys(("SardonyxError", "ModelError", "UnsupportedError", "TargetError"), "ir.errors"))
 _HOME.update(dict.fromkeys((
     "LoraAdapter", "ModelCompiler", "ModelPackage", "ModelPackageComponentContext", "ModelPackageContext", "ModelPackageOptions",

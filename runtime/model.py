@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import registrations
 from ..ir.errors import ModelError
 from ..ir.plan import Plan, Port
 from ..ir.target import Target, parse
@@ -320,7 +321,7 @@ def model_key(data: bytes | memoryview, options: CompileOptions, target: Target)
     """Cache key of a compiled model: content, options, target, toolchain."""
     from .toolchain import toolchain_key
 
-    facts = [CACHE_FORMAT, chunk_digest([data]), options.key(), repr(target), toolchain_key()]
+    facts = [CACHE_FORMAT, chunk_digest([data]), options.key(), repr(target), toolchain_key(), registrations.facts(data)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -113,7 +113,8 @@ class SessionOptions:
 
     def register_custom_ops_library(self, path: str) -> None:
         """Not available: ONNX Runtime's custom-operator libraries are built against its C API."""
-        raise NotImplementedError(f"{path}: libraries of custom operators for ONNX Runtime cannot be loaded; they are compiled against its own C API")
+        raise NotImplementedError(f"{path}: libraries of custom operators for ONNX Runtime cannot be loaded; they are compiled against its own C API; "
+                                  "write the operator as a Python function and register it with sardonyx.register_op(domain, name, function)")
 
     def add_provider(self, name: str, options: dict[str, str] | None = None) -> None:
         """Accepted for scripts' sake; the CPU is what runs."""

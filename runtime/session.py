@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..ir import registrations
 from ..ir.errors import InputError, UnknownRankError
 from ..ir.plan import Plan, Port
 from . import knobs
@@ -74,6 +75,7 @@ class InferenceSession:
         self._source = path_or_bytes
         self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
         self._threads = self._options.intra_op_num_threads or knobs.THREADS.read_int() or default_threads()
+        self._registered = registrations.current()  # variants made later know the same custom operators
         self._variants: dict[object, InferenceSession] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -84,7 +86,7 @@ class InferenceSession:
         return CompileOptions(o.level, dict(o._free_by_name), dict(o._free_by_denotation), dict(o._initializers), self._disabled, as_inputs)
 
     def _start(self, options: CompileOptions) -> None:
-        with translated(self._source):
+        with translated(self._source), registrations.using(self._registered):
             try:
                 model = obtain(self._source, options, host_target(), optimized_path=self._options.optimized_model_filepath)
             except UnknownRankError as e:

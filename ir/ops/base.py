@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
+from .. import registrations
 from ..dtypes import DType
 from ..errors import ModelError, UnknownRankError, UnsupportedError
 from ..expr import Expr, ExprLike, Tensor
@@ -89,7 +90,16 @@ def register(cls: type[Op]) -> type[Op]:
 
 
 def find(domain: str, name: str) -> Op | None:
-    """The definition of an operator, or None."""
+    """The definition of an operator, or None: one of this package, else one that the program registered."""
+    found = built_in(domain, name)
+    if found is None:
+        custom = registrations.current().get(("" if domain == "ai.onnx" else domain, name))
+        found = custom if isinstance(custom, Op) else None
+    return found
+
+
+def built_in(domain: str, name: str) -> Op | None:
+    """This package's own definition of an operator, or None."""
     _load()
     return _REGISTRY.get(("" if domain == "ai.onnx" else domain, name))
 

@@ -68,5 +68,7 @@ def decisions(found: CompiledModel, node: str) -> Iterable[str]:
 def rewrites(found: CompiledModel, node: str) -> Iterable[str]:
     """Rules that changed a node, and those that declined."""
     for rule, origin, declined in found.report.get("journal", []):
-        if node in origin:
+        if node in origin and rule.startswith("custom operator "):
+            yield f"{rule}: {declined}"
+        elif node in origin:
             yield f"rule {rule}: " + (f"declined: {declined}" if declined else f"applied to {shorten(origin)}")
