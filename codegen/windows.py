@@ -18,7 +18,7 @@ _FOLDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", 
 def is_window(r: Expr) -> bool:
     """Whether a reduction covers few, constant positions."""
     count = integer.as_int(ex.product(a.extent for a in ex.reduce_axes(r)))
-    return count is not None and count <= WINDOW
+    return count is not None and 0 < count <= WINDOW
 
 
 def expand_windows(nest: FlatNest) -> FlatNest:
