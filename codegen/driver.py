@@ -77,8 +77,9 @@ from ..ir.driver_abi import (
     YIELD,
 )
 from ..ir.kernel import KernelSource
-from . import driver_control
-from .driver_control import enter_control, leave_body, place_segment
+from . import driver_control, driver_memory
+from .driver_control import enter_control, leave_body
+from .driver_memory import place_segment
 from .routines import routine_text
 
 INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
@@ -102,12 +103,18 @@ INTRINSICS: tuple[tuple[str, str, tuple], ...] = (
 )
 
 
-@lru_cache(maxsize=1)
-def driver_kernel() -> KernelSource:
-    """The driver as a kernel to compile; its symbol starts with `driver_`."""
-    helpers = (*driver_control.HELPERS, bind_arrays, now, run_kernel_step, do_part, is_small, publish, stop, advance, take_parts, work, run)
-    text = routine_text(drive, helpers, {}, 2, [name for name, _, _ in INTRINSICS])
-    return KernelSource("driver", text, (dt.int64, dt.int64), (False, False), 0, (), INTRINSICS)
+@lru_cache(maxsize=2)
+def driver_kernel(control: bool = True) -> KernelSource:
+    """The driver as a kernel to compile; its symbol starts with `driver_`.
+
+    Args:
+        control: whether it can run control steps; one that cannot compiles in a fraction of the time.
+    """
+    steps = driver_control.HELPERS if control else (driver_memory.enter_control, driver_memory.leave_body)
+    helpers = (*driver_memory.HELPERS, *steps, bind_arrays, now, run_kernel_step, do_part, is_small, publish, stop, advance, take_parts, work, run)
+    text = routine_text(drive, helpers, {}, 2, [name for name, _, _ in INTRINSICS], "shared_device" if control else "device")
+    used = tuple(i for i in INTRINSICS if f"{i[0]}(" in text)
+    return KernelSource("driver", text, (dt.int64, dt.int64), (False, False), 0, (), used)
 
 
 # The functions below are compiled, never run by Python. Names that are not defined here are `INTRINSICS`.

@@ -1,4 +1,4 @@
-"""The driver's control flow: entering and leaving bodies, memory that grows. Part of the kernel that `codegen.driver` makes; run by one thread at a time.
+"""The driver's control flow: entering and leaving bodies. Part of the kernel that `codegen.driver` makes; run by one thread at a time.
 
 A body's buffers are tied to what is outside: inputs point to outer buffers, to what the iteration before gave, or into the arrays that are scanned; outputs are
 written where they go if their size is known before, else they are copied there. Carried values change between two blocks, so that no iteration writes what it reads.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from ..ir.driver_abi import (
     ALIGNMENT,
-    ALLOCATE,
-    BLOCKS,
     BODIES,
     BODY,
     BODY_WORDS,
@@ -23,15 +21,9 @@ from ..ir.driver_abi import (
     CONDITIONS_COUNT,
     CONDITIONS_FIRST,
     EAGER,
-    FAILED_A,
-    FAILED_AT,
-    FAILED_B,
-    FAILED_IN,
-    FAILURE,
     FIRST_BYTES,
     FIRST_ENTRIES,
     GIVEN,
-    IDENTITY,
     IN_AXIS,
     IN_BACKWARDS,
     IN_BLOCK,
@@ -54,7 +46,6 @@ from ..ir.driver_abi import (
     KNOWN,
     LIMIT,
     LOOP,
-    NO_MEMORY,
     NOT_ONE_CONDITION,
     NOT_ONE_GIVEN,
     NOT_ONE_LIMIT,
@@ -87,19 +78,14 @@ from ..ir.driver_abi import (
     PLACED,
     POINTERS,
     PROGRAM,
-    RELEASE,
     SCRATCH,
     SCRATCH_NUMBER,
     SCRATCH_STRIDE,
-    SEGMENT_COUNT,
-    SEGMENT_WORDS,
-    SEGMENTS,
     SELF,
     SIZES_COUNT,
     SIZES_FIRST,
     STACK_BYTES,
     STACK_DIMS,
-    STATE,
     STEP_IF,
     STEP_LOOP,
     STEP_SCAN,
@@ -112,72 +98,12 @@ from ..ir.driver_abi import (
     WRONG_RESULT,
     WRONG_SIZES,
 )
+from .driver_memory import fail, place_buffers, reserve
 
 
 # The functions below are compiled, never run by Python. Names that are not defined here are `driver.INTRINSICS`.
 # ruff: noqa: F821
 # mypy: ignore-errors
-def fail(context, what, at, a, b):
-    """Say what is wrong; -1."""
-    state = words(context[STATE])
-    state[FAILURE] = what
-    state[FAILED_IN] = context[IDENTITY]
-    state[FAILED_AT] = at
-    state[FAILED_A] = a
-    state[FAILED_B] = b
-    return -1
-
-
-# ---------------------------------------------------------------------------------------------------------------------- memory
-def reserve(context, block, bytes_, kept):
-    """The aligned address of a block of at least so many bytes, whose first `kept` are what they were; -1 if there is no memory."""
-    blocks = words(context[BLOCKS])
-    old = blocks[2 * block]
-    if old == 0 or blocks[2 * block + 1] < bytes_:
-        if old != 0 and kept == 0:
-            call_release(context[RELEASE], old)
-            blocks[2 * block] = 0
-        wanted = max(bytes_, blocks[2 * block + 1] + blocks[2 * block + 1] // 2, ALIGNMENT)
-        new = call_allocate(context[ALLOCATE], wanted + ALIGNMENT)
-        if new == 0:
-            return fail(context, NO_MEMORY, block, 0, wanted)
-        if old != 0 and kept > 0:
-            copy_bytes((new + ALIGNMENT - 1) & -ALIGNMENT, (old + ALIGNMENT - 1) & -ALIGNMENT, kept)
-            call_release(context[RELEASE], old)
-        blocks[2 * block] = new
-        blocks[2 * block + 1] = wanted
-        old = new
-    return (old + ALIGNMENT - 1) & -ALIGNMENT
-
-
-def place_buffers(context, segment, base):
-    """Point a segment's buffers into its memory."""
-    segments = words(context[SEGMENTS])
-    pointers = words(context[POINTERS])
-    numbers = words(context[NUMBERS])
-    first = segments[segment * SEGMENT_WORDS + 2]
-    for j in range(segments[segment * SEGMENT_WORDS + 3]):
-        pointers[segments[first + 2 * j]] = base + numbers[segments[first + 2 * j + 1]]
-
-
-def place_segment(context, segment):
-    """Place a later segment, whose size is known by now, and more scratch if its steps need it."""
-    segments = words(context[SEGMENTS])
-    numbers = words(context[NUMBERS])
-    base = reserve(context, segment, numbers[segments[segment * SEGMENT_WORDS]], 0)
-    if base < 0:
-        return -1
-    place_buffers(context, segment, base)
-    stride = ((numbers[segments[segment * SEGMENT_WORDS + 1]] + ALIGNMENT - 1) & -ALIGNMENT) + ALIGNMENT
-    if stride > context[SCRATCH_STRIDE]:
-        base = reserve(context, context[SEGMENT_COUNT] + segment, context[THREADS] * stride, 0)
-        if base < 0:
-            return -1
-        context[SCRATCH] = base
-        context[SCRATCH_STRIDE] = stride
-    return 0
-
-
 def place_body(child, changed):
     """Give a body scratch and its first segment."""
     table = words(child[BODY])
@@ -620,6 +546,6 @@ def begin_loop(context, child, kind):
     return 0
 
 
-HELPERS = (fail, reserve, place_buffers, place_segment, place_body, extent, find_slice, outer_entries, result_size, check_result, prepare_stack, stack_position,
+HELPERS = (place_body, extent, find_slice, outer_entries, result_size, check_result, prepare_stack, stack_position,
            spread_entry, set_result, finish_result, empty_stack, finish_loop, set_inputs, compute_sizes, destination, start_body, take_output, leave_body,
            one_element, begin_loop, enter_control)

@@ -15,7 +15,7 @@ import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ def python_function(kernel: KernelSource, target: Target) -> Callable[..., None]
     namespace: dict[str, Any] = {"__name__": "sardonyx_kernel", "math": math, "np": np}
     namespace.update((n, getattr(np, n)) for n in SCALAR_NAMES)
     namespace["device"] = numba_target.device
+    namespace["shared_device"] = partial(numba_target.device, forced=False)
     for name, build, arguments in kernel.constants:
         namespace[name] = intrinsics.resolve(build, arguments, target)
     exec(compile(kernel.text, filename, "exec"), namespace)

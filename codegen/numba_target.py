@@ -225,15 +225,16 @@ class KernelJit(JitDecorator):
         return device(function, **{k: v for k, v in self._kwargs.items() if k in ("inline", "fastmath")})
 
 
-def device(function: Callable, *, inline: str = "never", fastmath: Any = False) -> KernelDispatcher:
+def device(function: Callable, *, inline: str = "never", fastmath: Any = False, forced: bool = True) -> KernelDispatcher:
     """Make a Python function callable from kernels.
 
     Args:
         inline: `always` to copy it into the caller before typing, `never` to lower it once per signature and let LLVM inline it.
+        forced: LLVM must inline it; otherwise it does where that pays.
         fastmath: set of LLVM flags of its own floating-point operations (the caller's do not apply).
     """
     options = {"nopython": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False, "error_model": "numpy", "boundscheck": False,
-               "fastmath": fastmath, "forceinline": True, "inline": inline}
+               "fastmath": fastmath, "forceinline": forced, "inline": inline}
     return KernelDispatcher(function, targetoptions=options, pipeline_class=KernelCompiler)
 
 

@@ -43,11 +43,13 @@ def routine_call(nest: RoutineNest, target: Target) -> KernelCall:
     return KernelCall(kernel, buffers, nest.parameters, nest.units, nest.scratch_bytes, nest.origin)
 
 
-def routine_text(function: Callable, helpers: Sequence[Callable], constants: Mapping[str, Number], arguments: int, intrinsics: Iterable[str] = ()) -> str:
+def routine_text(function: Callable, helpers: Sequence[Callable], constants: Mapping[str, Number], arguments: int, intrinsics: Iterable[str] = (),
+                 decorator: str = "device") -> str:
     """One kernel text: constants, helpers, then the routine as `kernel`.
 
     Args:
         arguments: number of buffers and parameters, which come before `lo, hi` and, optionally, `scratch`.
+        decorator: of the helpers: `device`, or `shared_device` for those that need not be inlined.
         intrinsics: names that the kernel's own constants will define.
     """
     parts = {f.__name__: _definition(f) for f in helpers}
@@ -64,7 +66,7 @@ def routine_text(function: Callable, helpers: Sequence[Callable], constants: Map
     main.name = "kernel"
     lines = [f"{name} = {_literal(value)}" for name, value in sorted(known.items())]
     blocks = ["\n".join(lines)] if lines else []
-    blocks += ["@device\n" + ast.unparse(p) for p in parts.values()]
+    blocks += [f"@{decorator}\n" + ast.unparse(p) for p in parts.values()]
     blocks.append(ast.unparse(main))
     return "\n\n\n".join(blocks) + "\n"
 

@@ -33,10 +33,10 @@ STEP_WORDS, INSTRUCTION_WORDS, BINDING_WORDS, SEGMENT_WORDS, BLOCK_WORDS = 8, 5,
 STOPPED, FAILURE, FAILED_IN, FAILED_AT, FAILED_A, FAILED_B, STATE_WORDS = range(7)
 FAILED = -(1 << 62)
 # Failures: no memory; a branch that cannot run; a size that does not fit a body's input; a condition on sizes that does not hold; a result of another size than the plan
-# says; entries of a stack of different sizes; slices of different counts; a condition, a limit, or a condition that a body gives, that is not one element.
-# FAILED_A: dimension; FAILED_B: its size.
+# says; entries of a stack of different sizes; slices of different counts; a condition, a limit, or a condition that a body gives, that is not one element; a
+# control step in a driver that was compiled without. FAILED_A: dimension; FAILED_B: its size.
 (NO_MEMORY, BROKEN_BRANCH, WRONG_INPUT, WRONG_SIZES, WRONG_RESULT, UNEQUAL_ENTRIES, UNEQUAL_SLICES, NOT_ONE_CONDITION, NOT_ONE_LIMIT,
- NOT_ONE_GIVEN) = range(1, 11)
+ NOT_ONE_GIVEN, NO_CONTROL) = range(1, 12)
 # Words of the crew: parts of the shared step that are done, how many steps were shared, where the walk is. Words of a line: parts begun (RUN_OVER there ends the run for
 # its thread), then what the shared step is: context and step.
 DONE, SHARED, AT_PLAN, AT_STEP, CREW_WORDS = 0, 8, 9, 10, 16

@@ -46,6 +46,10 @@ class Built:
         plan = Plan("", [], [], [], [], 0, [], [], [], [], [], [], 0, 0, metadata={"broken": reason})
         return Built(plan, [], [])
 
+    def has_control(self) -> bool:
+        """Whether the driver must run control steps, in this plan or one that the host runs for it."""
+        return bool(self.plan.bodies) or any(c.has_control() for children in self.bodies.values() for c in children)
+
     def all_sources(self) -> list[KernelSource]:
         """Distinct kernels, those of bodies included."""
         found = {s.symbol: s for s in self.sources}

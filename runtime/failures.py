@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..ir import driver_abi as dv
-from ..ir.errors import InputError
+from ..ir.errors import InputError, TargetError
 from ..ir.plan import ControlStep
 from .bodies import BodyTables
 from .frames import Tables
@@ -16,11 +16,14 @@ def raise_failure(tables: Tables, state: Sequence[int]) -> NoReturn:
 
     Raises:
         MemoryError: there was no memory.
+        TargetError: the driver cannot run the plan.
         InputError: the inputs do not fit the model's control flow.
     """
     failure, where, at, a, b = (int(state[w]) for w in (dv.FAILURE, dv.FAILED_IN, dv.FAILED_AT, dv.FAILED_A, dv.FAILED_B))
     if failure == dv.NO_MEMORY:
         raise MemoryError(f"{b} bytes for intermediate results of a run are not available")
+    if failure == dv.NO_CONTROL:
+        raise TargetError("the model has control flow, but its driver was compiled without; compile codegen.driver.driver_kernel(control=True) along with its kernels")
     if failure in (dv.NOT_ONE_CONDITION, dv.NOT_ONE_LIMIT):
         plan = tables.plan if where == 0 else tables.plan.bodies[where - 1]
         what, size = ("condition", 1) if failure == dv.NOT_ONE_CONDITION else ("number of iterations", 8)

@@ -371,7 +371,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         recorder = Recorder(graph, observe)
         built = build_graph(graph, target, options.level, recorder, options.disabled)
         lowered = time.perf_counter()
-        objects = compile_kernels([*built.all_sources(), driver_kernel()], target, cache, progress.kernels)
+        objects = compile_kernels([*built.all_sources(), driver_kernel(built.has_control())], target, cache, progress.kernels)
     report = {**recorder.report(built), "overridable": overridable}
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     model = _compiled(built)

@@ -59,7 +59,7 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
         if s[0] == "a":
             return SegmentStep(s[1])
         if s[0] == "c":
-            outputs = tuple(BodyOutput(*o[:4], tuple((number, sets) for number, sets in o[4])) for o in s[6])
+            outputs = tuple(BodyOutput(o[0], o[1], o[2], o[3], tuple((number, sets) for number, sets in o[4])) for o in s[6])
             return ControlStep(s[1], tuple(s[2]), s[3], s[4], tuple(BodyInput(*i) for i in s[5]), outputs, origins[s[7]])
         return HostStep(s[1], tuple(None if i is None else (i[0], i[1]) for i in s[2]), tuple((o[0], o[1]) for o in s[3]), s[4], origins[s[5]],
                         tuple((z[0], z[1], z[2]) for z in s[6]))

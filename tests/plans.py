@@ -68,7 +68,7 @@ def image(source: KernelSource) -> bytes:
 
 def executor(plan: Plan, kernels: Sequence[KernelSource], constants: Sequence[np.ndarray] = (), threads: int = 1) -> Executor:
     plan.kernels = [k.symbol for k in kernels]
-    objects = {k.symbol: image(k) for k in (*kernels, driver_kernel())}
+    objects = {k.symbol: image(k) for k in (*kernels, driver_kernel(control=False))}
     return Executor(plan, objects, constants, threads)
 
 
