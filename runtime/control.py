@@ -64,7 +64,7 @@ class ControlRunner:
             for c, r in zip(collected, rest):
                 c.append(r)
             step += 1
-        stacks = [self._stack(c, 0) for c in collected] if collected is not None else self._nothing(len(self.settings["wanted"]) - carried_count)
+        stacks = [self._stack(c, 0) for c in collected] if collected is not None else self._nothing(carried_count)
         return carried + stacks
 
     def sequence_map(self, own: list[object], captured: list[object]) -> list[object]:
@@ -75,10 +75,9 @@ class ControlRunner:
         found = [self.bodies[0]([*(x[k] if each else x for x, each in zip(own, flags)), *captured]) for k in range(count)]  # type: ignore[index]
         return [[f[j] for f in found] for j in range(len(self.settings["wanted"]))]
 
-    def _nothing(self, count: int) -> list[object]:
-        """Stacks of a loop that never ran: empty, in the types and ranks that the body declares."""
-        empties = getattr(self.bodies[0], "empty_stacks", None)
-        return empties(count) if empties is not None else [np.empty((0,), np.float32)] * count
+    def _nothing(self, first: int) -> list[object]:
+        """Stacks from result `first` on of a loop that never ran: empty, of the ranks that the results have."""
+        return [np.empty((0,) * rank, np.float32) for rank in self.settings["ranks"][first:]]
 
     @staticmethod
     def _stack(items: Sequence[object], axis: int) -> object:
@@ -114,7 +113,7 @@ class ControlRunner:
         for c, axis, backwards in zip(collected, self.settings["output_axes"], self.settings["output_directions"]):
             items = c[::-1] if backwards else c
             if not items:
-                stacks.extend(self._nothing(1))
+                stacks.append(self._nothing(state_count + len(stacks))[0])
                 continue
             items = items + [np.zeros_like(items[0])] * (full - count)
             stacks.append(np.stack(items, axis))

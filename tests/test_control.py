@@ -108,6 +108,12 @@ SCAN_COLUMNS = """g (float[m, 3] h, float[m, 5, 3] x) => (float[m, 3] y, float[m
       r = Mul(a, v)
    }>
 }"""
+SCAN_EMPTY = """g (float[3] h, float[n, 3] x) => (float[3] y, float[n, 3] s) {
+   y, s = Scan (h, x) <num_scan_inputs = 1, body = b (float[3] v, float[3] a) => (float[3] w, float[3] o) {
+      w = Add(v, a)
+      o = Neg(w)
+   }>
+}"""
 BRANCH = """g (bool c, float[n, 4] x) => (float[k, j] y, int64[d] z) {
    y, z = If (c) <then_branch = t () => (float[t1, t2] a, int64[t3] b) { a = Relu(x)
                                                                          b = Shape(x) },
@@ -258,6 +264,7 @@ def test_native_and_host_paths_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     cases: list[tuple[str, Callable[[], Feeds]]] = [
         (CAPTURED, lambda: {"m": whole(6), "x": floats(40, 3), "a": floats(3, 3)}), (NESTED, lambda: {"m": whole(5), "x": floats(4), "z": floats(2)}),
+        (GROWING, lambda: {"m": whole(0), "x": floats(4)}), (SCAN_EMPTY, lambda: {"h": floats(3), "x": floats(0, 3)}),
         (SCAN_COLUMNS, lambda: {"h": floats(2, 3), "x": floats(2, 5, 3)}), (ALIKE, lambda: {"c": np.array(False), "x": floats(8, 4)})]
     native = [session(text).run(None, feeds()) for text, feeds in cases]
     monkeypatch.setattr(control, "obstacle", lambda nest, bodies: "the test says so")

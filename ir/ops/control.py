@@ -43,7 +43,8 @@ class Control(Op):
     def lower(self, n: Lowering) -> Sequence[Ref | None]:
         types = [None if v is None else v.type for v in n.node.outputs]
         results = [self.result(n, k, t) for k, t in enumerate(types)]
-        settings = {**self.settings(n), "captures": (captures(n),), "wanted": tuple(int(t is not None) for t in types)}
+        settings = {**self.settings(n), "captures": (captures(n),), "wanted": tuple(int(t is not None) for t in types),
+                    "ranks": tuple(len(t.shape) if isinstance(t, TensorType) and t.shape is not None else 1 for t in types)}
         step = ControlFlow(self.name, self.bodies(n), tuple(sorted(settings.items())))
         n.nests.append(HostNest(step, tuple(n.inputs), tuple(results), f"{self.name} chooses what runs", n.origin))  # type: ignore[arg-type]
         return results
