@@ -54,7 +54,8 @@ def to_storage(array: np.ndarray, dtype: DType) -> np.ndarray:
 def convert(array: np.ndarray, source: DType, target: DType, saturate: bool = True) -> np.ndarray:
     """The `cast` operator on values in computing form.
 
-    Floats go to integers by truncation, through int64 (what is out of range has no meaning); to float8 types with saturation to the largest finite
+    Floats go to integers by truncation, through int32 where that holds the type, else through int64 (what these cannot hold, and NaN, becomes their least
+    value), and keep the low bits, as on x86 processors; to float8 types with saturation to the largest finite
     value if asked, else to the type's NaN or infinity; anything to bool is `!= 0`.
     """
     if source is target:
@@ -67,10 +68,13 @@ def _converted(array: np.ndarray, source: DType, target: DType, saturate: bool) 
     if target is dt.boolean:
         return array != 0
     if target.is_integer:
-        if source.is_float and target.kind == "uint" and target.bits == 64:
-            return np.where(array >= 2.0**63, array.astype(np.uint64), array.astype(np.int64).astype(np.uint64))
         if source.is_float:
-            array = array.astype(np.int64)
+            upper = (array >= 2.0**63) & (target.kind == "uint") & (target.bits == 64)
+            bits = 32 if target.bits < 32 or target is dt.int32 else 64
+            inside = (array >= -2.0 ** (bits - 1)) & (array < 2.0 ** (bits - 1))
+            whole = np.where(inside, np.where(inside, array, 0).astype(np.int64), -(2 ** (bits - 1)))
+            high = np.where(upper & (array < 2.0**64), array, 2.0**63).astype(np.uint64)
+            array = np.where(upper, high, whole.astype(np.uint64)) if target is dt.uint64 else whole
         return wrap(array if target.bits < 8 else array.astype(target.numpy), target)
     if not target.is_float or target.bits >= 32:
         return array.astype(target.numpy)

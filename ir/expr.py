@@ -337,12 +337,12 @@ def where(c: ExprLike, a: ExprLike, b: ExprLike) -> Expr:
 
 
 def cast(a: ExprLike, dtype: DType, saturate: bool = True) -> Expr:
-    """Value conversion. Float to integer truncates; float to a float8 type saturates if asked; anything to bool is `!= 0`."""
+    """Value conversion. Float to integer truncates and keeps the low bits; float to a float8 type saturates if asked; anything to bool is `!= 0`."""
     a = as_expr(a)
     if a.dtype is dtype:
         return a
     if a.is_const and dtype.is_numeric and dtype.kind != "complex" and a.dtype.kind != "complex" and (dtype.bits >= 16 or not dtype.is_float):
-        if not (a.dtype.is_float and dtype.is_integer) or math.isfinite(a.value):
+        if not (a.dtype.is_float and dtype.is_integer) or abs(a.value) < 2**31:
             return const(int(a.value) if dtype.is_integer else a.value, dtype)
     return make("cast", (a,), dtype, saturate)
 
