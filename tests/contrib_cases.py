@@ -120,7 +120,7 @@ class Draw:
     def codes(self, dtype: object, *shape: int) -> np.ndarray:
         """Integers over the type's whole range."""
         limits = np.iinfo(dtype)
-        return np.asarray(self.rng.integers(limits.min, limits.max, shape, endpoint=True)).astype(dtype)
+        return np.asarray(self.rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True))
 
     def scale(self, *shape: int, dtype: object = np.float32) -> np.ndarray:
         """Positive numbers that suit as scales."""
