@@ -358,7 +358,7 @@ class PlanBuilder:
         sets = {number for _, _, number in self.host_sizes.get(k, ())}
 
         def buffer(ref: Ref | None) -> int:
-            return -1 if ref is None else self.position[ref]
+            return self.position[ref] if isinstance(ref, Tensor) else -1
 
         def dims(ref: Ref | None) -> tuple[tuple[int, bool], ...]:
             numbers = [self.numbers.number(d) for d in ref.shape] if isinstance(ref, Tensor) else []
