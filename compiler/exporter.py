@@ -98,7 +98,7 @@ class _Exporter:
             self._attribute(written.attribute.add(name=key), value, node)
 
     def _constant(self, value: Value, proto: "onnx.GraphProto") -> None:
-        if value.constant is None or any(value in s for s in self.scopes):
+        if value.constant is None or value.producer is not None or any(value in s for s in self.scopes):
             return
         self.scopes[-1].add(value)
         export_tensor(proto.initializer.add(), value.constant, self.name(value), value.type.dtype if isinstance(value.type, TensorType) else None)
@@ -107,7 +107,7 @@ class _Exporter:
         many = isinstance(value, tuple)
         first = value[0] if many and value else value
         kinds = proto.AttributeType
-        if isinstance(first, (bool, int, np.integer)) or value == ():
+        if isinstance(first, (bool, int, np.integer)) or (many and not value):
             proto.type = kinds.INTS if many else kinds.INT
             _put(proto, "ints", "i", value, int)
         elif isinstance(first, (float, np.floating)):
