@@ -209,6 +209,7 @@ class Generator:
             Discard: the operator does not exist yet or takes no such types, or its results are no sane numbers; the graph is as before.
             Refused: a valid node that the project cannot take.
         """
+        attributes = {k: float(np.float32(a)) if isinstance(a, float) else a for k, a in attributes.items()}  # as a file would hold them
         definition = find("", op)
         version = since_version(definition, self.opset)
         if version is None:
