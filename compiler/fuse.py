@@ -76,6 +76,12 @@ class Fusion:
         """Whether a tensor must exist in memory whoever else inlines it."""
         return ref in self.kept or ref in self.sized or bool(self.users.get(ref))
 
+    def __contains__(self, ref: object) -> bool:
+        """Whether the order of a tensor's dimensions may still be chosen: nests write and read it, and it is no output. Routines, the host and callers see row-major."""
+        if not isinstance(ref, Tensor) or ref in self.kept or not isinstance(self.producer.get(ref), (MapNest, ContractionNest)):
+            return False
+        return all(isinstance(n, (MapNest, ContractionNest)) for n in self.users.get(ref, ()))
+
     def say(self, producer: Nest, consumer: Nest, verdict: str) -> None:
         self.decisions.append((producer.origin, consumer.origin, verdict))
 
@@ -165,7 +171,7 @@ def _into_contraction(state: Fusion, consumer: ContractionNest, ref: Tensor, axe
     if in_operand:
         orders: dict[Tensor, tuple[int, ...]] = {}
         for operand, own in ((new.a, new.rows), (new.b, new.columns)):
-            reason = acceptable_operand(operand, new.batch + own + new.reduced, new.reduced, state.layouts | orders, state.producer, orders)
+            reason = acceptable_operand(operand, new.batch + own + new.reduced, new.reduced, state.layouts | orders, state, orders)
             if reason is not None:
                 return None, "kept in memory: " + reason
         state.layouts.update(orders)

@@ -381,7 +381,7 @@ class PlanBuilder:
             if self.resolve(t) is not t:
                 continue
             level = self.numbers.level[b.bytes]
-            if b.storage == "output" and level != EAGER:
+            if b.storage == "output" and any(self.numbers.level[n] != EAGER for n in (b.bytes, *b.shape)):  # no elements may still have a late shape
                 self._set(t, storage="arena")
                 b = self.buffers[p]
             if b.storage == "arena":
