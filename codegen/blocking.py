@@ -42,7 +42,7 @@ class Blocking:
 
 def reads_b_in_place(p: Product, target: Target) -> bool:
     """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, rows that do not all fall on the same cache lines."""
-    if p.b_offset is None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
+    if p.b_offset is None or p.form is not None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
         return False
     rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
     if columns is None or columns < target.lanes(p.dtype.itemsize_bytes):
@@ -56,7 +56,8 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
     rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
     tile = choose_tile(p, target, rows, columns, direct)
-    size = p.dtype.itemsize_bytes
+    size = p.b_dtype.itemsize_bytes * p.fold
+    steps = None if steps is None else -(-steps // p.fold)
     groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
     height = ROWS_OF_UNIT if rows is None else -(-rows // groups)
     height = -(-height // tile.rows) * tile.rows
@@ -87,7 +88,7 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         shapes = channel_shapes(target, p.dtype, columns, p.group)
         return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
     stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
-    crowded = stride.is_const and stride.value != 0 and stride.value * p.dtype.itemsize_bytes % PAGE == 0
+    crowded = stride.is_const and stride.value != 0 and stride.value * p.a.dtype.itemsize_bytes % PAGE == 0
 
     def cycles(s: TileShape) -> float:
         step = max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7

@@ -23,6 +23,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
+from .dot_forms import DotForm, dot_form
 from .flatten import memory_order
 from .tile_shapes import ACCUMULATORS
 
@@ -51,6 +52,7 @@ class Product:
         guards: where an element lies in the padding, which holds `fill`.
         b: operand expression, to be packed.
         b_offset: position of b's element in memory where it may be read in place (an activation with regular steps), else None.
+        form: how 8-bit operands are multiplied; `a` and `b` are then codes, their sums int32. None where operands have the accumulator's type.
         group: 0, or the channels of a group where `a` walks the columns too, by adjacent elements: a convolution of small groups, whose inner axis
             (None for groups of one) runs over the group's channels.
     """
@@ -70,6 +72,27 @@ class Product:
     origin: tuple[str, ...]
     group: int = 0
     b_offset: Expr | None = None
+    form: DotForm | None = None
+
+    @property
+    def fold(self) -> int:
+        """Neighbouring steps of the inner axis that the tile takes at once."""
+        return 1 if self.form is None or self.channelwise else self.form.fold
+
+    @property
+    def groups(self) -> Expr:
+        """Steps of the tile along the inner axis, the last one perhaps in part."""
+        return ex.ceildiv(self.inner.extent, self.fold) if self.inner is not None else ONE
+
+    @property
+    def tail(self) -> bool:
+        """Whether the last step of the tile may be a part of one."""
+        return self.inner is not None and self.fold > 1 and bool(integer.divide_terms(integer.terms(self.inner.extent), ex.const(self.fold))[1])
+
+    @property
+    def b_dtype(self) -> DType:
+        """The element type of packed `b`."""
+        return self.dtype if self.form is None else self.form.stored
 
     @property
     def channelwise(self) -> bool:
@@ -266,6 +289,11 @@ def within(index: Expr, size: Expr) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------------------ operand a
+def operand_dtype(nest: ContractionNest) -> DType:
+    """The type in which a kernel reads `a`: the accumulator's, but 8-bit codes as they are where both operands are such (see `codegen.dots`)."""
+    return nest.dtype if nest.a.dtype is nest.dtype else nest.a.dtype
+
+
 def describe(nest: ContractionNest, layouts: Layouts) -> str | None:
     """Why `a` cannot be read in place, or None if it can."""
     return decline_in_place(regroup(split_axes(blend_choices(nest))), layouts)
@@ -276,7 +304,7 @@ def decline_in_place(nest: ContractionNest, layouts: Layouts) -> str | None:
     if a.op != "load":
         return f"the operand is {a.op}(...), not an element"
     tensor = ex.load_tensor(a)
-    if tensor.dtype is not nest.dtype or nest.dtype not in ACCUMULATORS:
+    if a.dtype is not operand_dtype(nest) or nest.dtype not in ACCUMULATORS:
         return f"elements of {tensor.dtype} are converted to {nest.dtype} first"
     axes = all_axes(nest)
     for i, _n in zip(a.args, tensor.shape):
@@ -364,7 +392,7 @@ def copy_padded(nest: ContractionNest, last: Expr | None = None) -> tuple[MapNes
         source[d] = i + bounds[d][0]
     tensor = ex.load_tensor(load)
     element = ex.load(tensor, source, ex.load_fill(load))
-    copy = Tensor(f"{tensor.name}.regular", nest.dtype, tuple(sizes))
+    copy = Tensor(f"{tensor.name}.regular", operand_dtype(nest), tuple(sizes))
     value = ex.substitute_one(nest.a, {load: element})
     made = MapNest(tuple(fresh), (Store(copy, tuple(fresh), value),), nest.origin)
     return made, replace(nest, a=copy[tuple(load.args[d] - bounds[d][0] for d in order)])
@@ -373,7 +401,7 @@ def copy_padded(nest: ContractionNest, last: Expr | None = None) -> tuple[MapNes
 def copy_dense(nest: ContractionNest) -> tuple[MapNest, ContractionNest]:
     """Copy `a` as batch x rows x reduced."""
     used = tuple(x for x in nest.batch + nest.rows + nest.reduced if x in nest.a.axes)
-    copy = Tensor(f"{nest.outputs[0].name}.a", nest.dtype, tuple(x.extent for x in used))
+    copy = Tensor(f"{nest.outputs[0].name}.a", operand_dtype(nest), tuple(x.extent for x in used))
     fresh = {x: ex.axis(x.extent, "i") for x in used}
     made = MapNest(tuple(fresh.values()), (Store(copy, tuple(fresh.values()), ex.substitute_one(nest.a, fresh)),), nest.origin)
     return made, replace(nest, a=copy[used])
@@ -383,7 +411,7 @@ def copy_dense(nest: ContractionNest) -> tuple[MapNest, ContractionNest]:
 def packed_tensor(p: Product, width: int) -> Tensor:
     """Panels of b: batch x panels x taps x inner x width."""
     batch = [x.extent for x in p.batch if x in p.b.axes]
-    return Tensor(f"{p.stores[0].tensor.name}.panels", p.dtype, (*batch, ex.ceildiv(extent_product(p.columns), width), *(x.extent for x in p.reduced), ex.const(width)))
+    return Tensor(f"{p.stores[0].tensor.name}.panels", p.b_dtype, (*batch, ex.ceildiv(extent_product(p.columns), width), *(x.extent for x in p.reduced), ex.const(width)))
 
 
 def pack_b(p: Product, width: int, packed: Tensor, shifted: bool) -> MapNest:
@@ -398,7 +426,7 @@ def pack_b(p: Product, width: int, packed: Tensor, shifted: bool) -> MapNest:
     mapping = dict(axes)
     mapping.update(zip(p.columns, ex.unravel(column, [x.extent for x in p.columns])))
     index = (*(axes[x] for x in p.batch if x in axes), panel, *(axes[x] for x in p.reduced), lane)
-    return MapNest(index, (Store(packed, index, ex.substitute_one(p.b, mapping)),), p.origin)
+    return MapNest(index, (Store(packed, index, ex.cast(ex.substitute_one(p.b, mapping), packed.dtype)),), p.origin)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- scheduling
@@ -413,7 +441,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         Maps that write packed or copied operands, then kernel calls, in order of execution. A contraction that is not worth a kernel of its own (complex numbers,
         a single column) comes back as one map.
     """
-    from . import conv, gemm, winograd
+    from . import conv, dots, gemm, winograd
 
     known = dict(layouts)
     nest = regroup(split_axes(blend_choices(nest)))
@@ -424,6 +452,10 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     windows = winograd.recognise(nest, known, constants, target)
     if windows is not None:
         return winograd.schedule(windows, known, target)
+    form = dot_form(target)
+    codes = conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, form)
+    if codes is not None:
+        return [*codes[0], *gemm.schedule(codes[1], known, target)]
     grouped = conv.small_groups(nest, known, target)
     if grouped is not None:
         maps, product = grouped
@@ -449,7 +481,7 @@ def ordered(nest: ContractionNest, layouts: Layouts) -> ContractionNest:
 
 def is_regular(e: Expr, nest: ContractionNest, layouts: Layouts) -> bool:
     """Whether an operand is an element of the accumulator's type at regular steps."""
-    return e.op == "load" and ex.load_fill(e) is None and e.dtype is nest.dtype and integer.affine(flat_offset(e, layouts), all_axes(nest)) is not None
+    return e.op == "load" and ex.load_fill(e) is None and e.dtype is operand_dtype(nest) and integer.affine(flat_offset(e, layouts), all_axes(nest)) is not None
 
 
 def is_dot_products(nest: ContractionNest, layouts: Layouts) -> bool:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..ir import expr as ex
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelSource
@@ -58,7 +60,7 @@ class ContractionText:
         self.emitter.count([*self.values, *self.offsets])
         self.scratch_bytes: Expr = ZERO
         self.root = Scope(None) if beside is None else beside.root
-        self.size_bytes = p.dtype.itemsize_bytes
+        self.size_bytes = p.a.dtype.itemsize_bytes
         self.number = p.dtype.numpy_name
 
     def join_rows(self) -> Expr | None:
@@ -102,7 +104,7 @@ class ContractionText:
     def view(self, name: str, count: Expr | int, number: str) -> None:
         """Declare a typed region of scratch memory."""
         of = self.writer.function(f"view_{number}", "scratch_view", number)
-        at = self.reserve(count, 8 if number == "int64" else self.size_bytes)
+        at = self.reserve(count, np.dtype(number).itemsize)
         self.root.lines.append(f"{name} = {of}(scratch, {self.parameter(at, 'view ' + name)})")
 
     # ---- stores

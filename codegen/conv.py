@@ -1,14 +1,18 @@
 """Convolutions of small groups: products that stay among neighbouring channels, depthwise ones above all."""
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
+from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir import integer
-from ..ir.expr import Expr
+from ..ir.expr import Expr, Tensor
 from ..ir.loops import ContractionNest, MapNest
 from ..ir.target import Target
-from .contraction import ONE, ZERO, Layouts, Product, copy_padded, decline_in_place, find_guards, flat_offset, merge_axes, ordered, rewrite
+from .contraction import ONE, ZERO, Layouts, Product, copy_padded, decline_in_place, find_guards, flat_offset, merge_axes, operand_dtype, ordered, rewrite
+from .dot_forms import WIDEN
+from .dots import codes_of, corrected
 
 LARGEST_GROUP = 8  # channels; larger groups are products of their own
 
@@ -36,6 +40,18 @@ def small_groups(nest: ContractionNest, layouts: Layouts, target: Target) -> tup
     guards = find_guards(nest.a)
     return maps, Product(nest.batch, nest.rows, nest.columns, nest.reduced, inner, ex.load_tensor(nest.a), flat_offset(nest.a, layouts), guards,
                          ex.load_fill(nest.a) or 0, nest.b, nest.dtype, nest.stores, nest.origin, group)
+
+
+def channel_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> tuple[list[MapNest], Product] | None:
+    """A depthwise convolution of 8-bit codes, whose elements are widened in registers; None where the nest is not one."""
+    if nest.dtype is not dt.int32 or nest.columns or not nest.batch or not nest.rows or not nest.reduced:
+        return None
+    a, b = codes_of(nest.a, nest.reduced), codes_of(nest.b, nest.reduced)
+    if a is None or b is None or ex.load_fill(b.load) is not None:
+        return None
+    maps, raw = corrected(replace(nest, a=a.load, b=b.load), a, b, constants, WIDEN)
+    found = small_groups(raw, layouts, target)
+    return None if found is None else ([*maps, *found[0]], replace(found[1], form=WIDEN))
 
 
 def _as_channels(nest: ContractionNest, target: Target) -> tuple[ContractionNest, Expr, Expr | None, int] | None:
@@ -80,7 +96,7 @@ def _with_joined_channels(nest: ContractionNest, load: Expr, g: Expr, s: Expr, s
 
 def _reads_in_place(nest: ContractionNest, channel: Expr, layouts: Layouts) -> bool:
     """Whether channels are adjacent and every other axis walks regularly."""
-    if nest.a.op != "load" or ex.load_tensor(nest.a).dtype is not nest.dtype:
+    if nest.a.op != "load" or nest.a.dtype is not operand_dtype(nest):
         return False
     bare = replace(nest, rows=(*nest.rows, *nest.columns, *nest.reduced), columns=(), reduced=())
     if decline_in_place(bare, layouts) is not None:

@@ -20,6 +20,7 @@ from ..ir.target import Target
 from .blocking import Blocking, choose_blocking, reads_b_in_place
 from .contraction import ONE, ZERO, Layouts, Product, extent_product, pack_b, packed_tensor
 from .contraction_text import ContractionText, kernel_source, unravel
+from .dots import pack_dots, packed_dots
 from .scalar import Emitter, Scope, Writer, literal
 from .tile_shapes import TileShape
 
@@ -32,7 +33,7 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
     blocking = choose_blocking(p, target, direct)
     if direct:
         return [ProductText(p, None, blocking, layouts).call()]
-    packed = packed_tensor(p, blocking.tile.columns)
+    packed = packed_dots(p, blocking.tile.columns) if p.form is not None and not p.channelwise else packed_tensor(p, blocking.tile.columns)
     return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts).call()]
 
 
@@ -40,6 +41,8 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
 def packing(p: Product, packed: Tensor, blocking: Blocking) -> MapNest | KernelCall:
     """What writes the panels of `b`: a kernel that transposes in registers where an activation's reduced axis is the adjacent one, else a map."""
     tile = blocking.tile
+    if p.form is not None and not p.channelwise:
+        return pack_dots(p, tile.columns, packed, blocking.shifted)
     square = p.inner is not None and p.b_offset is not None and not p.taps and len(p.columns) == 1 and tile.lanes >= 4
     if square and integer.coefficient(p.b_offset, p.inner)[0] is ONE:
         return transposition(p, packed, tile, blocking.shifted)
@@ -104,7 +107,11 @@ class ProductText(ContractionText):
         strips = ex.ceildiv(panels, self.blocking.strip)
         shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short)
         if p.channelwise:
-            self.writer.function("channel_tile", "channel_tile", *shape, p.group)
+            self.writer.function("channel_tile", "channel_tile", *shape, p.group, *(() if p.form is None else (p.a.dtype.short,)))
+        elif p.form is not None:
+            self.writer.function("register_tile", "dot_tile", *shape[:3], p.form.name, p.a.dtype.short)
+            if self.by_row:
+                self.writer.function("row_tile", "dot_tile", 1, *shape[1:3], p.form.name, p.a.dtype.short)
         else:
             self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
             if self.by_row:
@@ -124,9 +131,9 @@ class ProductText(ContractionText):
         unit.close("for unit in range(lo, hi):")
         batches = extent_product(p.batch)
         flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
-        moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * self.size_bytes
+        moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * p.b_dtype.itemsize_bytes
         kind = ("depthwise" if p.group == 1 else "grouped") if p.channelwise else "convolution" if p.taps else "product"
-        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.dtype.short}", self.writer, self.root)
+        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.a.dtype.short}", self.writer, self.root)
         return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
 
     @property
@@ -157,8 +164,8 @@ class ProductText(ContractionText):
             self.view("whole", height // tile.rows, "int64")
         if p.guards:
             length = self.columns if p.channelwise else self.steps
-            self.view("padding", length, self.number)
-            fill = literal(p.fill, p.dtype)
+            self.view("padding", length, p.a.dtype.numpy_name)
+            fill = literal(p.fill, p.a.dtype)
             self.root.lines += [f"for k in range({self.parameter(length, 'length of padding')}):", f"    padding[k] = {fill}", "outside = address(padding)"]
         self.root.lines.append(f"base = address({self.a})")
 
@@ -285,7 +292,7 @@ class ProductText(ContractionText):
     def panel_start(self, panel: Scope) -> str:
         """Where the panel's columns of `b` lie; returns the step between its rows."""
         p, tile = self.p, self.blocking.tile
-        depth = self.taps * self.steps
+        depth = self.taps * p.groups * p.fold
         n_depth, n_columns = self.parameter(depth, "depth"), self.parameter(self.columns, "columns")
         at = f"panel * {n_depth}"
         if self.blocking.shifted:
@@ -303,7 +310,7 @@ class ProductText(ContractionText):
             where = self.emitter.value(ex.linear_index(used, [x.extent for x in used]), panel)
             at = f"({where} * {self.parameter(ex.ceildiv(self.columns, tile.columns), 'panels')} + panel) * {n_depth}"
         panel.lines.append(f"columns = advanced({self.b}, {at} * {tile.columns})")
-        return str(tile.columns)
+        return str(tile.columns * p.fold)
 
     def panel(self, panel: Scope) -> None:
         """One panel of columns: all blocks of rows, chunk by chunk."""
@@ -312,17 +319,17 @@ class ProductText(ContractionText):
         block = Scope(panel)
         size = tile.rows * tile.columns
         acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
-        total = self.parameter(self.taps, "taps") if p.taps else self.parameter(self.steps, "steps")
+        total = self.parameter(self.taps, "taps") if p.taps else self.parameter(p.groups, "groups of steps")
         byte_step = "0" if p.inner is None else self.emitter.value(integer.coefficient(p.a_offset, p.inner)[0] * self.size_bytes, self.root)
         if p.guards or p.taps:
             rows_at = f"advanced(table, (block * {self.parameter(self.taps, 'taps')}{' + k' if p.taps else ''}) * {tile.rows})"
         else:
             rows_at = f"advanced(row_at, block * {tile.rows})"
         if p.taps:
-            taps, start, steps = "length", "0", self.parameter(self.steps, "steps")
-            b_at = f"advanced(columns, k * {steps} * {tile.columns})"
+            taps, start, steps = "length", "0", self.parameter(p.groups, "groups of steps")
+            b_at = f"advanced(columns, k * {steps} * {tile.columns * p.fold})"
         else:
-            taps, start, steps, b_at = "1", f"k * {byte_step}", "length", f"advanced(columns, k * {b_step})"
+            taps, start, steps, b_at = "1", f"k * {byte_step}" + (f" * {p.fold}" if p.fold > 1 else ""), "length", f"advanced(columns, k * {b_step})"
         if p.channelwise:
             tail = f"{taps}, first_column * {self.size_bytes}, {b_at}, {p.group * tile.columns}, advanced(acc, {acc_at}), k == 0)"
             shifts = "advanced(shifts, k)" if p.taps else "shifts"
@@ -332,18 +339,23 @@ class ProductText(ContractionText):
         else:
             tail = f"{taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}"
             todo = f"length * {steps}" if p.taps else "length"
-            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}), k == 0, ahead + block * share * {todo}, share)"
+            fetch, no_fetch = f", ahead + block * share * {todo}, share", ", ahead, 0"
+            if p.form is not None:
+                rest = self.emitter.value(self.steps % p.fold, self.root) if p.tail else "0"
+                rest = rest if p.taps or not p.tail else f"({rest} if k + length == {total} else 0)"
+                tail, fetch, no_fetch = f"{taps}, {start}, {steps}, {rest}, {b_at}, {b_step}", "", ""
+            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}), k == 0{fetch})"
             place = f"{acc_at} + (i - block * {tile.rows}) * {tile.columns}"
             few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
-                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}), k == 0, ahead, 0)", "else:", f"    {whole}"]
+                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}), k == 0{no_fetch})", "else:", f"    {whole}"]
             block.lines += few if self.by_row else [whole]
         last = Scope(block)
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
         chunk = Scope(panel)
-        n_chunk = self.parameter(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else self.steps, "chunk")
+        n_chunk = self.parameter(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else p.groups, "chunk")
         chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
-        if not p.channelwise:
+        if not p.channelwise and p.form is None:
             chunk.lines += self.ahead(b_step)
         chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
         chunk.close(f"for k in range(0, {total}, {n_chunk}):")

@@ -25,6 +25,7 @@ from .intrinsics import builder
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 POINTER = ir.IntType(8).as_pointer()
 SECOND_LEVEL = 2  # locality of LLVM's prefetch
+MADD = {128: "llvm.x86.sse2.pmadd.wd", 256: "llvm.x86.avx2.pmadd.wd", 512: "llvm.x86.avx512.pmaddw.d.512"}
 
 
 def has_fused_multiply_add(target: Target) -> bool:
@@ -93,11 +94,12 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
 
 
 @builder("channel_tile")
-def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, group: int) -> object:
+def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, group: int, codes: str = "") -> object:
     """The tile of a product among channels of small groups: each column takes the `group` adjacent elements of a that its own group has.
 
     Args:
         group: channels of a group, in and out; 1 for each channel by itself. Divides `lanes`.
+        codes: element type of 8-bit `a` (`b` is int16, both are widened; groups of 1), empty where it is that of the sums.
 
     Returns:
         Intrinsic `tile(table, table_step, shifts, shifts_step, taps, start, b, b_step, c, first)`: c[i][j] (+)= sum over taps t and s < group of
@@ -107,11 +109,15 @@ def channel_tile(target: Target, rows: int, vectors: int, lanes: int, short: str
     element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
     scalar = llvm_scalar(element)
     numbers, words = scalar.as_pointer(), I64.as_pointer()
-    name = f"sardonyx.channels.{rows}x{vectors}x{lanes}.{short}.{group}"
-    arguments = (words, I64, words, I64, I64, I64, numbers, I64, numbers, I1)
+    name = f"sardonyx.channels.{rows}x{vectors}x{lanes}.{short}.{group}{codes}"
+    weights = ir.IntType(16).as_pointer() if codes else numbers
+    arguments = (words, I64, words, I64, I64, I64, weights, I64, numbers, I1)
 
     def emit(f: ir.Function) -> None:
-        TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused).channels(group)
+        body = TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused)
+        body.widened = dt.BY_SHORT[codes] if codes else None
+        body.madd = MADD.get(32 * lanes) if codes and target.arch == "x86_64" else None
+        body.channels(group)
 
     @intrinsic
     def tile(context: Any, table: Any, table_step: Any, shifts: Any, shifts_step: Any, taps: Any, start: Any, b: Any, b_step: Any, c: Any, first: Any) -> Any:
@@ -138,6 +144,8 @@ class TileBody:
         self.f, self.scalar, self.itemsize = function, scalar, itemsize
         self.rows, self.vectors, self.lanes, self.fused = rows, vectors, lanes, fused
         self.is_float = not isinstance(scalar, ir.IntType)
+        self.widened: DType | None = None  # the type of 8-bit elements of a that are widened
+        self.madd: str | None = None  # multiplies pairs of 16-bit numbers and adds
         self.vector = ir.VectorType(scalar, lanes)
         self.bd = ir.IRBuilder(function.append_basic_block("entry"))
 
@@ -208,7 +216,7 @@ class TileBody:
         acc = [self.phi(before, *s) for s in starts]
         shift = bd.add(bd.load(sp), start)
         rows = [bd.gep(bd.inttoptr(bd.load(bd.gep(tp, [I64(m)])), POINTER), [shift]) for m in range(self.rows)]
-        new = self.tap_of_groups([bd.bitcast(r, self.scalar.as_pointer()) for r in rows], bp, acc, group)
+        new = self.tap_of_groups([bd.bitcast(r, self.scalar.as_pointer()) for r in rows], bp, acc, group) if self.widened is None else self.tap_of_codes(rows, bp, acc)
         t_next = bd.add(t, I64(1))
         self.follow(tap, [(t, t_next), (tp, bd.gep(tp, [table_step])), (sp, bd.gep(sp, [shifts_step])), (bp, bd.gep(bp, [b_step])), *zip(acc, new)])
         bd.cbranch(bd.icmp_signed("<", t_next, taps), tap, done)
@@ -284,6 +292,26 @@ class TileBody:
                     taken = value if group == 1 else self.shuffled(value, [k // group * group + s for k in range(self.lanes)])
                     new[m * self.vectors + n] = self.multiply_add(taken, y, new[m * self.vectors + n])
         return new
+
+    def tap_of_codes(self, rows: Sequence[ir.Value], bp: ir.Value, acc: Sequence[ir.Value]) -> list[ir.Value]:
+        """acc + one tap of every row of 8-bit elements; with `madd` an element is the low half of a pair whose high half meets a zero."""
+        bd, new = self.bd, list(acc)
+        codes, halves, pairs = ir.VectorType(ir.IntType(8), self.lanes), ir.VectorType(ir.IntType(16), self.lanes), ir.VectorType(ir.IntType(16), 2 * self.lanes)
+        for n in range(self.vectors):
+            y = bd.load(bd.bitcast(bd.gep(bp, [I64(n * self.lanes)]), halves.as_pointer()), align=2)
+            y = bd.sext(y, self.vector) if self.madd is None else bd.zext(y, self.vector)
+            for m, row in enumerate(rows):
+                x = bd.load(bd.bitcast(bd.gep(row, [I64(n * self.lanes)]), codes.as_pointer()), align=1)
+                x = bd.sext(x, self.vector) if self.widened is dt.int8 else bd.zext(x, self.vector)
+                at = m * self.vectors + n
+                new[at] = bd.add(new[at], bd.mul(x, y) if self.madd is None else self.call(self.madd, self.vector, [bd.bitcast(x, pairs), bd.bitcast(y, pairs)]))
+        return new
+
+    def call(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
+        """Call an LLVM intrinsic by its full name."""
+        module = self.bd.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(result, [a.type for a in arguments]), name)
+        return self.bd.call(function, list(arguments))
 
     def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         bd = self.bd

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
-from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, RoutineNest, Store, identity_map, reads
+from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, RoutineNest, Store, centred_load, identity_map, reads
 from . import profit
 from .lower import toposort
 
@@ -95,9 +95,9 @@ def channels_last(rank: int) -> tuple[int, ...]:
 
 
 def operand_load(e: Expr) -> Expr:
-    while e.op == "cast":
-        e = e.args[0]
-    return e
+    found = centred_load(e)
+    assert found is not None
+    return found[0]
 
 
 def _channels_last_input(program: NestProgram, nest: ContractionNest, fixed: set[Tensor], layouts: Layouts) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
+from ..ir.loops import centred_load
 
 
 def flat_offset(e: Expr, order: tuple[int, ...] | None = None) -> Expr:
@@ -19,7 +20,7 @@ def flat_offset(e: Expr, order: tuple[int, ...] | None = None) -> Expr:
 
 def acceptable_operand(e: Expr, axes: tuple[Expr, ...], reduced: tuple[Expr, ...], layouts: Mapping[Tensor, tuple[int, ...]], free: Container[Tensor],
                        chosen: dict[Tensor, tuple[int, ...]]) -> str | None:
-    """Whether an operand is one element load (through casts) whose offset is affine in the contraction's axes.
+    """Whether an operand is one element load (through casts, less a zero point) whose offset is affine in the contraction's axes.
 
     Args:
         axes: all axes that the operand may depend on.
@@ -31,10 +32,10 @@ def acceptable_operand(e: Expr, axes: tuple[Expr, ...], reduced: tuple[Expr, ...
     Returns:
         None if it is, else the reason why not.
     """
-    while e.op == "cast":
-        e = e.args[0]
-    if e.op != "load":
+    found = centred_load(e)
+    if found is None:
         return "an operand of a contraction is an expression"
+    e = found[0]
     tensor = ex.load_tensor(e)
     if ex.load_fill(e) is not None:
         if all(integer.affine(i, axes) is not None for i in e.args):

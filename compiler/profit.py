@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
-from ..ir.loops import ContractionNest, MapNest, Nest, Store
+from ..ir.loops import ContractionNest, MapNest, Nest, Store, centred_load
 
 MAX_NODES = 160  # of one fused kernel's expressions
 MAX_LOADS = 24
@@ -142,9 +142,8 @@ def is_convolution(nest: Nest) -> bool:
     """Whether a contraction slides over its input: some index of `a` adds a row axis and a reduced axis, or it is padded."""
     if not isinstance(nest, ContractionNest):
         return False
-    a = nest.a
-    while a.op == "cast":
-        a = a.args[0]
-    if a.op != "load":
+    found = centred_load(nest.a)
+    if found is None:
         return False
+    a = found[0]
     return ex.load_fill(a) is not None or (len(nest.rows) >= 1 and any(set(i.axes) & set(nest.rows) and set(i.axes) & set(nest.reduced) for i in a.args))

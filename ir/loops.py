@@ -263,6 +263,16 @@ def identity_map(target: Tensor, value: Callable[..., Expr], origin: Iterable[st
     return MapNest(axes, (Store(target, axes, value(*axes)),), tuple(origin))
 
 
+def centred_load(e: Expr) -> tuple[Expr, Expr | None] | None:
+    """(load, zero point) where an operand is the cast of an element, less a value that does not come from an element along with it; else None."""
+    zero = None
+    if e.op == "sub":
+        e, zero = e.args
+    while e.op == "cast":
+        e = e.args[0]
+    return (e, zero) if e.op == "load" else None
+
+
 def rename(nest: Nest, tensors: Mapping[Tensor, Tensor]) -> Nest:
     """The nest with tensors exchanged for others of the same dtype and rank."""
     def visit(e: Expr) -> Expr | None:

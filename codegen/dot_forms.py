@@ -1,0 +1,60 @@
+"""How a target multiplies 8-bit numbers into 32-bit sums: facts alone, so that schedules can choose without loading a compiler."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir import dtypes as dt
+from ..ir.dtypes import DType
+from ..ir.target import Target
+
+
+@dataclass(frozen=True)
+class DotForm:
+    """One way to compute sums of products of 8-bit numbers, exact in int32.
+
+    Args:
+        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, or `widen` (multiplication of widened elements).
+        fold: neighbouring products that one lane adds up.
+        stored: element type of packed weights.
+        a: the element type that the left operand must have; the other 8-bit type becomes it by flipping the top bit. None: either.
+    """
+
+    name: str
+    fold: int
+    stored: DType
+    a: DType | None
+
+    def flips(self, dtype: DType) -> bool:
+        """Whether the left operand's top bits are flipped."""
+        return self.a is not None and dtype is not self.a
+
+    def a_shift(self, dtype: DType) -> int:
+        """What flipping adds to elements of the left operand."""
+        if not self.flips(dtype):
+            return 0
+        return 128 if self.a is dt.uint8 else -128
+
+    def b_shift(self, dtype: DType) -> int:
+        """What packing adds to weights so that they fit the stored type."""
+        return -128 if dtype is dt.uint8 and self.stored is dt.int8 else 0
+
+
+VPDPBUSD = DotForm("vpdpbusd", 4, dt.int8, dt.uint8)
+SDOT = DotForm("sdot", 4, dt.int8, dt.int8)
+PMADDWD = DotForm("pmaddwd", 2, dt.int16, None)
+WIDEN = DotForm("widen", 1, dt.int16, None)
+
+
+def has_feature(target: Target, name: str) -> bool:
+    return f"+{name}" in target.features.split(",")
+
+
+def dot_form(target: Target) -> DotForm:
+    """The fastest exact form that the target's features give."""
+    if target.arch in ("aarch64", "arm64"):
+        return SDOT if has_feature(target, "dotprod") else WIDEN
+    if target.isa == "avx512":
+        return VPDPBUSD if has_feature(target, "avx512vnni") else PMADDWD
+    if target.isa == "avx2":
+        return VPDPBUSD if has_feature(target, "avxvnni") else PMADDWD
+    return PMADDWD if target.isa == "sse2" else WIDEN

@@ -1,0 +1,167 @@
+"""The register tile of 8-bit numbers: sums in int32 of packed dot products, exact. See `codegen.tiles` for how tiles are built."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from ..ir import dtypes as dt
+from ..ir.target import Target
+from .dot_forms import PMADDWD, SDOT, VPDPBUSD, WIDEN, DotForm
+from .intrinsics import builder
+from .tiles import I1, I32, I64, MADD, POINTER, TileBody, as_flag, local_function
+
+I8, I16 = ir.IntType(8), ir.IntType(16)
+FORMS = {f.name: f for f in (VPDPBUSD, SDOT, PMADDWD, WIDEN)}
+TOP_BITS = -0x7F7F7F80  # the top bit of each of four bytes
+
+
+@builder("dot_tile")
+def dot_tile(target: Target, rows: int, vectors: int, lanes: int, form: str, short: str) -> object:
+    """The tile as an intrinsic.
+
+    Args:
+        rows, vectors, lanes: shape of the accumulators.
+        form: name of the way to multiply.
+        short: element type of a.
+
+    Returns:
+        Intrinsic `tile(table, taps, start, length, rest, b, b_step, c, first)`, as `register_tile`'s: a step takes the form's `fold` adjacent elements of a row;
+        with `rest` > 0 the last of the `length` steps of each tap has that many, and b zeros for the others.
+    """
+    kind = FORMS[form]
+    stored = ir.IntType(kind.stored.bits).as_pointer()
+    sums = I32.as_pointer()
+    arguments = (I64.as_pointer(), I64, I64, I64, I64, stored, I64, sums, I1)
+
+    def emit(f: ir.Function) -> None:
+        DotBody(f, rows, vectors, lanes, kind, short == dt.int8.short).dots()
+
+    @intrinsic
+    def tile(context: Any, table: Any, taps: Any, start: Any, length: Any, rest: Any, b: Any, b_step: Any, c: Any, first: Any) -> Any:
+        signature = types.void(table, types.int64, types.int64, types.int64, types.int64, b, types.int64, c, types.boolean)
+
+        def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+            name = f"sardonyx.dots.{rows}x{vectors}x{lanes}.{form}.{short}"
+            bd.call(local_function(bd.module, name, arguments, emit), [*values[:8], as_flag(bd, values[8])])
+            return ctx.get_dummy_value()
+        return signature, lower
+    return tile
+
+
+class DotBody(TileBody):
+    """Emits the blocks of a dot tile.
+
+    Args:
+        signed: whether elements of a are int8, else uint8.
+    """
+
+    def __init__(self, function: ir.Function, rows: int, vectors: int, lanes: int, form: DotForm, signed: bool) -> None:
+        super().__init__(function, I32, 4, rows, vectors, lanes, False)
+        self.form, self.signed = form, signed
+        self.mask: ir.Value | None = None
+        self.flip = form.flips(dt.int8 if signed else dt.uint8)
+
+    def dots(self) -> None:
+        """entry -> (zero | resume) -> tap -> (steps ->) after -> (rest ->) tap_end -> done"""
+        bd, f = self.bd, self.f
+        table, taps, start, length, rest, b, b_step, c, first = f.args
+        tap, steps, after, partial, tap_end, done = (f.append_basic_block(n) for n in ("tap", "steps", "after", "rest", "tap_end", "done"))
+        whole = bd.sub(length, bd.zext(bd.icmp_signed(">", rest, I64(0)), I64))
+        self.mask = self.top_bits() if self.flip else None
+        starts, before, slots = self.begin(c, first, tap)
+        bd.position_at_end(tap)
+        t, b0 = self.phi(before, I64(0)), self.phi(before, b)
+        outer = [self.phi(before, *s) for s in starts]
+        base = bd.mul(t, I64(self.rows))
+        a = [bd.inttoptr(bd.add(bd.load(bd.gep(table, [bd.add(base, I64(m))])), start), POINTER) for m in range(self.rows)]
+        bd.cbranch(bd.icmp_signed(">", whole, I64(0)), steps, after)
+
+        bd.position_at_end(steps)
+        k, bp = self.phi((tap,), I64(0)), self.phi((tap,), b0)
+        inner = [self.phi((tap,), o) for o in outer]
+        at = bd.mul(k, I64(self.form.fold))
+        new = self.step([self.spread(self.group(p, at)) for p in a], bp, inner)
+        k_next, bp_next = bd.add(k, I64(1)), bd.gep(bp, [b_step])
+        self.follow(steps, [(k, k_next), (bp, bp_next), *zip(inner, new)])
+        bd.cbranch(bd.icmp_signed("<", k_next, whole), steps, after)
+
+        bd.position_at_end(after)
+        b_after = self.phi((tap, steps), b0, bp_next)
+        summed = [self.phi((tap, steps), o, n) for o, n in zip(outer, new)]
+        bd.cbranch(bd.icmp_signed(">", rest, I64(0)), partial, tap_end)
+
+        bd.position_at_end(partial)
+        at = bd.mul(whole, I64(self.form.fold))
+        ended = self.step([self.spread(self.part(p, at, rest)) for p in a], b_after, summed)
+        b_end = bd.gep(b_after, [b_step])
+        bd.branch(tap_end)
+
+        bd.position_at_end(tap_end)
+        b_next = self.phi((after, partial), b_after, b_end)
+        total = [self.phi((after, partial), s, e) for s, e in zip(summed, ended)]
+        t_next = bd.add(t, I64(1))
+        self.follow(tap_end, [(t, t_next), (b0, b_next), *zip(outer, total)])
+        bd.cbranch(bd.icmp_signed("<", t_next, taps), tap, done)
+        bd.position_at_end(done)
+        self.finish(slots, total)
+
+    def top_bits(self) -> ir.Value:
+        """The top bit of every byte of a vector. It goes through an empty piece of assembly: LLVM 22's instruction selection does not end where it knows the number."""
+        bd, kind = self.bd, ir.VectorType(I32, self.lanes)
+        opaque = bd.asm(ir.FunctionType(I32, [I32]), "", "=r,0", [I32(TOP_BITS)], side_effect=False)
+        return bd.shuffle_vector(bd.insert_element(ir.Constant(kind, ir.Undefined), opaque, I32(0)), ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * self.lanes))
+
+    def group(self, row: ir.Value, at: ir.Value) -> ir.Value:
+        """The `fold` elements of a row from `at` on, as one word."""
+        word = ir.IntType(8 * self.form.fold)
+        return self.bd.load(self.bd.bitcast(self.bd.gep(row, [at]), word.as_pointer()), align=1)
+
+    def part(self, row: ir.Value, at: ir.Value, rest: ir.Value) -> ir.Value:
+        """The last `rest` elements of a row from `at` on, the last one repeated."""
+        bd, fold = self.bd, self.form.fold
+        word = ir.IntType(8 * fold)
+        value: ir.Value = ir.Constant(word, 0)
+        for n in range(fold):
+            inside = bd.icmp_signed("<", I64(n), rest)
+            place = bd.add(at, bd.select(inside, I64(n), bd.sub(rest, I64(1))))
+            byte = bd.load(bd.gep(row, [place]))
+            wide = byte if fold == 1 else bd.zext(byte, word)
+            value = bd.or_(value, bd.shl(wide, ir.Constant(word, 8 * n)))
+        return value
+
+    def step(self, spread: Sequence[ir.Value], bp: ir.Value, acc: Sequence[ir.Value]) -> list[ir.Value]:
+        """acc + the dot products of each row's word, in every lane, with each vector of b."""
+        bd, size = self.bd, self.form.stored.itemsize_bytes
+        held = ir.VectorType(ir.IntType(8 * size), self.lanes * self.form.fold)
+        b = [bd.load(bd.bitcast(bd.gep(bp, [I64(n * held.count)]), held.as_pointer()), align=size) for n in range(self.vectors)]
+        new = []
+        for m, x in enumerate(spread):
+            new += [self.dot(acc[m * self.vectors + n], x, b[n]) for n in range(self.vectors)]
+        return new
+
+    def spread(self, word: ir.Value) -> ir.Value:
+        """A row's word, widened and flipped as the form wants it, in every lane."""
+        bd = self.bd
+        widen = bd.sext if self.signed else bd.zext
+        if self.form is PMADDWD:
+            word = bd.bitcast(widen(bd.bitcast(word, ir.VectorType(I8, 2)), ir.VectorType(I16, 2)), I32)
+        elif self.form is WIDEN:
+            word = widen(word, I32)
+        kind = ir.VectorType(I32, self.lanes)
+        x = bd.shuffle_vector(bd.insert_element(ir.Constant(kind, ir.Undefined), word, I32(0)), ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * self.lanes))
+        return x if self.mask is None else bd.xor(x, self.mask)
+
+    def dot(self, acc: ir.Value, x: ir.Value, b: ir.Value) -> ir.Value:
+        bd, bits = self.bd, 32 * self.lanes
+        kind, bytes_, shorts = acc.type, ir.VectorType(I8, 4 * self.lanes), ir.VectorType(I16, 2 * self.lanes)
+        if self.form is VPDPBUSD:
+            return self.call(f"llvm.x86.avx512.vpdpbusd.{bits}", kind, [acc, bd.bitcast(x, bytes_), b])
+        if self.form is SDOT:
+            return self.call("llvm.aarch64.neon.sdot.v4i32.v16i8", kind, [acc, bd.bitcast(x, bytes_), b])
+        if self.form is PMADDWD:
+            return bd.add(acc, self.call(MADD[bits], kind, [bd.bitcast(x, shorts), b]))
+        return bd.add(acc, bd.mul(x, bd.sext(b, kind)))

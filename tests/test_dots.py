@@ -1,0 +1,135 @@
+"""Products and convolutions of 8-bit numbers against exact integer sums: sizes around the tile, signs, zero points, extremes, layouts, targets."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from contraction_oracle import run
+from sardonyx.codegen.contraction import schedule_contraction
+from sardonyx.codegen.dot_forms import PMADDWD, SDOT, VPDPBUSD, WIDEN, dot_form
+from sardonyx.codegen.numba_backend import compile_kernel
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
+from sardonyx.ir import target as targets
+from sardonyx.ir.dtypes import DType
+from sardonyx.ir.expr import Expr, Tensor
+from sardonyx.ir.kernel import KernelCall
+from sardonyx.ir.loops import ContractionNest, Store
+from sardonyx.runtime.host import host_target
+
+RNG = np.random.default_rng(11)
+NARROW = (dt.uint8, dt.int8)
+FIRST_VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,-prefer-256-bit", "avx512", 64, 32)
+NARROW_VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v3", "+avxvnni", "avx2", 32, 16)
+DOTPROD = targets.Target("aarch64-unknown-linux-gnu", "generic", "+neon,+fp-armv8,+dotprod", "neon", 16, 32)
+
+
+def codes(dtype: DType, *shape: int) -> np.ndarray:
+    """Random codes, the least and greatest among them often."""
+    info = np.iinfo(dtype.numpy)
+    drawn = RNG.integers(info.min, info.max + 1, shape)
+    return np.where(RNG.random(shape) < 0.3, RNG.choice([info.min, info.max], shape), drawn).astype(dtype.numpy)
+
+
+def operand(t: Tensor, index: tuple[Expr, ...], zero: Expr | None, fill: int | None = None) -> Expr:
+    code = ex.cast(ex.load(t, index, fill), dt.int32)
+    return code if zero is None else code - zero
+
+
+def product(m: int, n: int, k: int, left: DType, right: DType, a_zero: Expr | None = None, b_zero: bool = False, turned: tuple[bool, bool] = (False, False)
+            ) -> tuple[ContractionNest, Tensor, Tensor, Tensor]:
+    i, j, r = ex.axis(m, "m"), ex.axis(n, "n"), ex.axis(k, "k")
+    sizes = [tuple(map(ex.const, s)) for s in ((m, k), (k, n))]
+    a, b = Tensor("a", left, sizes[0][::-1] if turned[0] else sizes[0]), Tensor("b", right, sizes[1][::-1] if turned[1] else sizes[1])
+    z = Tensor("z", right, (ex.const(n),))
+    c = Tensor("c", dt.int32, (ex.const(m), ex.const(n)))
+    a_at, b_at = (r, i) if turned[0] else (i, r), (j, r) if turned[1] else (r, j)
+    nest = ContractionNest((), (i,), (j,), (r,), operand(a, a_at, a_zero), operand(b, b_at, ex.cast(z[(j,)], dt.int32) if b_zero else None), dt.int32,
+                           (Store(c, (i, j), ex.acc(dt.int32)),))
+    return nest, a, b, z
+
+
+@pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
+@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (2, 63, 3), (5, 64, 4), (6, 65, 5), (7, 16, 31), (13, 130, 33), (131, 17, 64), (1, 200, 257)])
+def test_every_sign_and_size(left: DType, right: DType, m: int, n: int, k: int) -> None:
+    nest, a, b, _ = product(m, n, k, left, right)
+    x, y = codes(left, m, k), codes(right, k, n)
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b})[0], x.astype(np.int32) @ y.astype(np.int32))
+
+
+@pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
+@pytest.mark.parametrize("turned", list(itertools.product((False, True), (False, True))))
+@pytest.mark.parametrize("constant", [False, True])
+def test_zero_points(left: DType, right: DType, turned: tuple[bool, bool], constant: bool) -> None:
+    zero = ex.const(77, dt.int32)
+    nest, a, b, z = product(9, 70, 21, left, right, zero, True, turned)
+    x, y, zeros = codes(left, 9, 21), codes(right, 21, 70), codes(right, 70)
+    arrays = {a: np.ascontiguousarray(x.T) if turned[0] else x, b: np.ascontiguousarray(y.T) if turned[1] else y, z: zeros}
+    expected = (x.astype(np.int32) - 77) @ (y.astype(np.int32) - zeros.astype(np.int32))
+    np.testing.assert_array_equal(run(nest, arrays, constants={b, z} if constant else ())[0], expected)
+
+
+def test_extremes() -> None:
+    nest, a, b, _ = product(3, 20, 65000, dt.uint8, dt.int8)
+    x, y = np.full((3, 65000), 255, np.uint8), np.full((65000, 20), -128, np.int8)
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b})[0], np.full((3, 20), 255 * -128 * 65000, np.int32))
+
+
+def convolution(shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int, left: DType, zero: int, groups: int = 1) -> tuple[ContractionNest, Tensor, Tensor]:
+    """Channels first in logical order; `weights` are [out, in of a group, kernel, kernel]."""
+    images, _, height, width = shape
+    out, inner, kernel, _ = weights
+    size = [(d + 2 * pad - kernel) // stride + 1 for d in (height, width)]
+    n, g, m, c = (ex.axis(d) for d in (images, groups, out // groups, inner))
+    p, q, u, v = (ex.axis(d) for d in (*size, kernel, kernel))
+    x, w, y = (Tensor(t, d, tuple(map(ex.const, s))) for t, d, s in (("x", left, shape), ("w", dt.int8, weights), ("y", dt.int32, (images, out, *size))))
+    channel, to = (c, m) if groups == 1 else (g * inner + c, g * (out // groups) + m)
+    a = operand(x, (n, channel, p * stride + u - pad, q * stride + v - pad), ex.const(zero, dt.int32), zero if pad else None)
+    b = operand(w, (to, c, u, v), None)
+    return ContractionNest((n,) if groups == 1 else (n, g), (p, q), (m,), (c, u, v), a, b, dt.int32, (Store(y, (n, to, p, q), ex.acc(dt.int32)),)), x, w
+
+
+def convolved(x: np.ndarray, w: np.ndarray, stride: int, pad: int, zero: int, groups: int) -> np.ndarray:
+    wide = np.pad(x.astype(np.int64) - zero, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    kernel, inner = w.shape[2], w.shape[1]
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (kernel, kernel), (2, 3))[:, :, ::stride, ::stride]
+    parts = [np.einsum("nchwuv,mcuv->nmhw", windows[:, g * inner:(g + 1) * inner], part.astype(np.int64)) for g, part in enumerate(np.split(w, groups))]
+    return np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize("left", NARROW)
+@pytest.mark.parametrize("shape,weights,stride,pad,groups", [
+    ((2, 16, 9, 8), (33, 16, 3, 3), 1, 1, 1), ((1, 3, 21, 20), (40, 3, 7, 7), 2, 3, 1), ((1, 24, 7, 7), (70, 24, 1, 1), 2, 0, 1), ((1, 40, 9, 9), (40, 1, 3, 3), 1, 1, 40),
+    ((1, 18, 9, 9), (18, 1, 5, 5), 2, 2, 18), ((1, 8, 9, 9), (8, 4, 3, 3), 1, 1, 2), ((1, 21, 6, 6), (16, 21, 3, 3), 1, 1, 1)])
+@pytest.mark.parametrize("last", [False, True])
+def test_convolutions(left: DType, shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int, groups: int, last: bool) -> None:
+    zero = 128 if left is dt.uint8 else -5
+    nest, x, w = convolution(shape, weights, stride, pad, left, zero, groups)
+    values, kernel = codes(left, *shape), codes(dt.int8, *weights)
+    layouts = {t: (0, 2, 3, 1) for t in (x, nest.outputs[0])} if last else {}
+    np.testing.assert_array_equal(run(nest, {x: values, w: kernel}, layouts=layouts, constants={w})[0], convolved(values, kernel, stride, pad, zero, groups))
+
+
+def test_features_decide() -> None:
+    forms = [dot_form(t) for t in (FIRST_VNNI, NARROW_VNNI, DOTPROD, targets.parse("x86-64-v4"), targets.parse("x86-64-v3"), targets.parse("x86-64-v2"), targets.parse("aarch64"))]
+    assert forms == [VPDPBUSD, VPDPBUSD, SDOT, PMADDWD, PMADDWD, PMADDWD, WIDEN]
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
+def test_older_processors_give_the_same(name: str, left: DType, right: DType) -> None:
+    if host_target().arch != "x86_64" or (name == "x86-64-v4") > (host_target().isa == "avx512"):
+        pytest.skip("this processor lacks the instructions")
+    nest, a, b, _ = product(15, 40, 27, left, right, ex.const(3, dt.int32))
+    x, y = codes(left, 15, 27), codes(right, 27, 40)
+    found = run(nest, {a: x, b: y}, constants={b}, target=targets.parse(name))[0]
+    np.testing.assert_array_equal(found, (x.astype(np.int32) - 3) @ y.astype(np.int32))
+
+
+@pytest.mark.parametrize("target", [FIRST_VNNI, NARROW_VNNI, DOTPROD, targets.parse("aarch64")], ids=["vnni", "avx-vnni", "dotprod", "neon"])
+def test_other_targets_compile(target: targets.Target) -> None:
+    for nest in (product(15, 40, 27, dt.uint8, dt.int8)[0], convolution((1, 40, 9, 9), (40, 1, 3, 3), 1, 1, dt.uint8, 3, 40)[0]):
+        for part in schedule_contraction(nest, {}, {ex.load_tensor(e) for e in ex.loads([nest.b])}, target):
+            if isinstance(part, KernelCall):
+                assert compile_kernel(part.kernel, target)
