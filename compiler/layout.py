@@ -184,8 +184,8 @@ def detach_outputs(program: NestProgram, outputs: set[Tensor], fixed: set[Tensor
 def _replace_tensor(program: NestProgram, old: Tensor, new: Tensor) -> None:
     from ..ir.loops import rename
 
-    def touches(n: Nest) -> bool:
-        return old in n.outputs or old in reads(n)
+    def touches(n: Nest) -> bool:  # routines and the host keep to the row-major one
+        return isinstance(n, (MapNest, ContractionNest)) and (old in n.outputs or old in reads(n))
     program.nests[:] = [rename(n, {old: new}) if touches(n) else n for n in program.nests]
 
 
