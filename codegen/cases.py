@@ -14,6 +14,8 @@ from ..ir import integer
 from ..ir.expr import Expr
 
 MAX_SEGMENTS = 6
+_LOADS = frozenset(("load",))
+_CONDITIONS = frozenset(("lt", "le", "eq", "ne", "and", "or", "not", "xor", "load", "cast"))  # operators of what `with_facts` may be told of
 Facts = Mapping[Expr, bool]
 
 
@@ -21,12 +23,13 @@ def with_facts(e: Expr, facts: Facts) -> Expr:
     """`e` where the conditions of `facts` are known. Reductions are left alone: they are computed apart."""
     known = {c: ex.const(v, dt.boolean) for c, v in facts.items()}
     done: dict[Expr, Expr] = {}
+    plain = all(c.op in _CONDITIONS for c in known)  # then what holds none of them stays as it is
 
     def visit(n: Expr) -> Expr:
         if n in known:
             return known[n]
         if n not in done:
-            if n.op == "reduce" or (not n.args and n.op != "poly"):
+            if n.op == "reduce" or (not n.args and n.op != "poly") or (plain and not any(c in known for c in ex.below(n, _CONDITIONS))):
                 done[n] = n
             elif n.op == "poly":
                 done[n] = integer.evaluate(n, {a: visit(a) for a in ex.children(n)})
@@ -45,7 +48,7 @@ def choices(roots: Iterable[Expr]) -> Iterator[Expr]:
         if e in seen or e.op in ("reduce", "load"):
             continue
         seen.add(e)
-        if e.op == "where" and any(n.op == "load" for n in ex.walk(e.args[1:])):
+        if e.op == "where" and any(ex.below(a, _LOADS) for a in e.args[1:]):
             yield e
         pending.extend(ex.children(e)[::-1])
 

@@ -22,6 +22,7 @@ from .windows import clip
 MAX_SPELLING = 60  # characters of an operand before it gets a name of its own
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^",
             "bitand": "&", "bitor": "|", "bitxor": "^"}
+_DEFINED = frozenset(("acc", "reduce"))  # what scopes give names to
 _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
 
@@ -178,7 +179,7 @@ class Emitter:
 
     def count(self, roots: Iterable[Expr]) -> None:
         """Note how often each expression is used, to give names to those used more than once."""
-        for e in ex.walk(roots):
+        for e in ex.walk([r for r in roots if r not in self._counted]):
             if e in self._counted:
                 continue
             self._counted.add(e)
@@ -210,7 +211,7 @@ class Emitter:
         if self.is_guarded(e):
             depth = max([depth] + [k for k, s in enumerate(chain) if s.conditional])
         for k in range(len(chain) - 1, depth, -1):  # what an operand's definition is bound to
-            if any(n in chain[k].names for n in ex.walk(e) if n.op in ("acc", "reduce")):
+            if any(n in chain[k].names for n in ex.below(e, _DEFINED)):
                 depth = k
                 break
         return chain[depth]

@@ -70,9 +70,10 @@ class NumberTable:
 
     def number(self, e: Expr) -> int:
         """The position of an axis-free expression's value."""
-        for n in ex.walk(e):
-            if n not in self._known:
-                self._known[n] = self._compute(n)
+        if e not in self._known:
+            for n in ex.walk(e):
+                if n not in self._known:
+                    self._known[n] = self._compute(n)
         return self._known[e]
 
     def _compute(self, e: Expr) -> int:

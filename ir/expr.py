@@ -419,7 +419,19 @@ def walk(roots: Expr | Iterable[Expr]) -> Iterator[Expr]:
 
 
 def loads(roots: Expr | Iterable[Expr]) -> list[Expr]:
-    return [e for e in walk(roots) if e.op == "load"]
+    """The distinct loads below `roots`, in the order of `walk`."""
+    if isinstance(roots, Expr):
+        return list(below(roots, _LOADS))
+    return list(dict.fromkeys(e for r in reversed(list(roots)) for e in below(r, _LOADS)))
+
+
+_LOADS = frozenset(("load",))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def below(root: Expr, ops: frozenset[str]) -> tuple[Expr, ...]:
+    """The distinct nodes of these operators at and below `root`, in the order of `walk`; remembered."""
+    return tuple(e for e in walk(root) if e.op in ops)
 
 
 def rebuild(e: Expr, args: Sequence[Expr]) -> Expr:
