@@ -1,6 +1,7 @@
 """Intrinsics of map kernels: accumulation that may be reordered, and typed views of scratch memory."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -16,7 +17,7 @@ _NUMBERS = {"f32": types.float32, "f64": types.float64}
 @builder("accumulate")
 def accumulate(target: Target, kind: str, dtype: str) -> object:
     """`sum_T(s, x)` or `prod_T(s, x)`: one step of a reduction whose order is free, so that LLVM may keep several partial results."""
-    number = _NUMBERS[dtype]
+    number: Any = _NUMBERS[dtype]  # calling a type of Numba makes a signature
 
     @intrinsic
     def step(typing_context: Any, s: Any, x: Any) -> Any:
@@ -62,7 +63,7 @@ def transpose(target: Target, bits: int) -> object:
     return device(copy)
 
 
-def _transpose_tile(bits: int, size: int) -> object:
+def _transpose_tile(bits: int, size: int) -> Callable[..., Any]:
     """`tile(dst, d, dst_step, src, s, src_step)`: a square of `size` rows, held in registers: log2(size) rounds of interleaving halves."""
     vector = ir.VectorType(ir.IntType(bits), size)
     halves = [ir.Constant(ir.VectorType(ir.IntType(32), size), [k // 2 + h + (size if k % 2 else 0) for k in range(size)]) for h in (0, size // 2)]

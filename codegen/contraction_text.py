@@ -43,8 +43,8 @@ class ContractionText:
 
     def __init__(self, p: Product, buffers: Sequence[Tensor], layouts: Layouts, beside: "ContractionText | None" = None) -> None:
         self.p = p
-        self.part = 0 if beside is None else beside.part + 1  # sizes of each part have roles of their own
-        self.writer = Writer() if beside is None else beside.writer
+        self.part: int = 0 if beside is None else beside.part + 1  # sizes of each part have roles of their own
+        self.writer: Writer = Writer() if beside is None else beside.writer
         for t in buffers:
             self.writer.buffer(t)
         flat = Flattener(layouts)
@@ -59,7 +59,7 @@ class ContractionText:
         self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, frozenset(), order)
         self.emitter.count([*self.values, *self.offsets])
         self.scratch_bytes: Expr = ZERO
-        self.root = Scope(None) if beside is None else beside.root
+        self.root: Scope = Scope(None) if beside is None else beside.root
         self.size_bytes = p.a.dtype.itemsize_bytes
         self.number = p.dtype.numpy_name
 

@@ -11,6 +11,7 @@ function marked with `device`. A builder registers itself at its definition:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import threading
 from collections.abc import Callable
 from functools import lru_cache

@@ -125,7 +125,7 @@ class KernelContext(cpu.CPUContext):
     @global_compiler_lock
     def init(self) -> None:
         self.is32bit = False
-        self._internal_codegen = IRCodegen("sardonyx")
+        self._internal_codegen: Any = IRCodegen("sardonyx")
 
     def load_additional_registries(self) -> None:
         from numba.core import optional
@@ -200,7 +200,7 @@ class KernelDispatcher(Dispatcher):
 
     targetdescr = DESCRIPTOR
 
-    def compile(self, sig: Any) -> Entry:
+    def compile(self, sig: Any) -> Callable[..., Any]:
         with target_override(TARGET_NAME):
             return super().compile(sig)
 
@@ -248,7 +248,7 @@ def lower(function: Callable, arguments: tuple[Any, ...], fastmath: frozenset[st
     Returns:
         Its library (whose `module` is unoptimised IR with all callees) and its mangled name.
     """
-    flags = compiler.Flags()
+    flags: Any = compiler.Flags()  # a metaclass of Numba turns its options into plain attributes
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
     flags.nrt = False

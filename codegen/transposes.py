@@ -133,7 +133,7 @@ class TransposeSchedule(MapSchedule):
         for part, mine in self.parts(stores, scope, self.row, rows):
             columns = Range("0", self.writer.parameter(self.column.extent, self.column))
             for strip, resolved in self.parts(mine, scope, self.column, columns):
-                self.part(resolved, scope, part, strip)
+                self.rectangle(resolved, scope, part, strip)
 
     def parts(self, stores: tuple[FlatStore, ...], scope: Scope, axis: Expr, whole: Range) -> list[tuple[Range, tuple[FlatStore, ...]]]:
         """The range of an axis, cut where conditions on it change."""
@@ -147,7 +147,7 @@ class TransposeSchedule(MapSchedule):
             first = end
         return out
 
-    def part(self, stores: tuple[FlatStore, ...], unit: Scope, rows: Range, columns: Range) -> None:
+    def rectangle(self, stores: tuple[FlatStore, ...], unit: Scope, rows: Range, columns: Range) -> None:
         """A rectangle in which nothing is left to decide."""
         scope = Scope(unit, conditional=True)
         copies = [s for s in stores if s.value in self.across and s.tensor.dtype is s.value.dtype]

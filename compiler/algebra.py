@@ -105,6 +105,7 @@ class ArithmeticIdentity(ToSource):
             c, x = node.inputs[k], node.inputs[1 - k]
             if c is None or x is None or c.constant is None or not same_type(x, node.outputs[0]) or not c.constant.size or c.constant.dtype == object:
                 continue
+            assert isinstance(x.type, TensorType)
             if self._is_neutral(node.op, c.constant, x.type.dtype):
                 return _passes(node, x)
         return None
@@ -250,8 +251,8 @@ def inline(body: Graph, edit: Edit) -> list[Value]:
         for v in n.inputs:
             if v is not None and v.graph is body:
                 v.graph = graph
-        for inner in n.subgraphs():
-            inner.parent = graph
+        for subgraph in n.subgraphs():
+            subgraph.parent = graph
         n.origin = n.origin or edit.origin
     at = graph.nodes.index(edit.node)
     graph.nodes[at:at] = moved

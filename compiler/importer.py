@@ -29,7 +29,7 @@ FIRST_IR_WITH_OPSETS = 3
 FIRST_IR_WITH_OVERRIDES = 4  # before, every initialiser had to be an input as well
 
 
-def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, free_dimensions: Mapping[str, int] | None = None,
+def import_model(source: object, *, free_dimensions: Mapping[str, int] | None = None,
                  free_dimensions_by_denotation: Mapping[str, int] | None = None, as_inputs: Collection[str] = (),
                  initializers: Mapping[str, np.ndarray] | None = None, input_shapes: Mapping[str, tuple[int, ...]] | None = None,
                  folder: str | os.PathLike[str] | None = None) -> Graph:
@@ -71,10 +71,7 @@ def import_model(source: "str | os.PathLike[str] | bytes | onnx.ModelProto", *, 
         proto, places = _parse(buffer)
         raw = {k: buffer[at:at + size] for k, (at, size) in places.items()}
     else:
-        import onnx
-        if not isinstance(source, onnx.ModelProto):
-            raise TypeError(f"a path, bytes or a ModelProto is expected, not {type(source).__name__}")
-        proto = source
+        proto = _given_model(source)
     dims = DimReader(dict(free_dimensions or {}), dict(free_dimensions_by_denotation or {}))
     importer = _ModelImporter(proto, external, dims, raw, frozenset(as_inputs), dict(initializers or {}))
     importer.input_shapes = dict(input_shapes or {})
@@ -95,7 +92,7 @@ def _parse(buffer: memoryview) -> "tuple[onnx.ModelProto, dict[int, tuple[int, i
         raise ModelError(f"the model cannot be read: {e}", hint="the file is damaged, cut short, or no ONNX model") from e
 
 
-def read_interface(source: "str | os.PathLike[str] | bytes | onnx.ModelProto") -> tuple[list[tuple[str, Type]], list[tuple[str, Type | None]]]:
+def read_interface(source: object) -> tuple[list[tuple[str, Type]], list[tuple[str, Type | None]]]:
     """(name, declared type) of a model's inputs and outputs, nothing of its graph read.
 
     Raises:
@@ -106,11 +103,18 @@ def read_interface(source: "str | os.PathLike[str] | bytes | onnx.ModelProto") -
     elif isinstance(source, (bytes, bytearray, memoryview)):
         proto, _ = _parse(memoryview(source).cast("B"))
     else:
-        proto = source
+        proto = _given_model(source)
     dims = DimReader({}, {})
     known = {t.name for t in proto.graph.initializer}
     inputs = [(i.name, import_type(i.type, dims, i.name)) for i in proto.graph.input if i.name not in known]
     return inputs, [(o.name, import_type(o.type, dims, o.name) if o.HasField("type") else None) for o in proto.graph.output]
+
+
+def _given_model(source: object) -> "onnx.ModelProto":
+    import onnx
+    if not isinstance(source, onnx.ModelProto):
+        raise TypeError(f"a path, bytes or a ModelProto is expected, not {type(source).__name__}")
+    return source
 
 
 class _ModelImporter:

@@ -17,7 +17,7 @@ from ..ir.infer import infer
 from ..ir.ops.base import all_ops, find, since_version
 from .external_data import ExternalData
 from .gradient import TRAINING_DOMAIN, gradient_of
-from .importer_schema import check_node, check_types, function_body, newest_opset, schema
+from .importer_schema import check_node, check_types, defining, function_body, newest_opset, schema
 from .importer_tensors import DimReader, import_type, sparse_array, tensor_array, text
 
 if TYPE_CHECKING:
@@ -176,7 +176,10 @@ class NodeImporter:
             a, written = attributes[key]
             found = [written.find(text(s, what), what) for s in ([a.s] if key == "y" else a.strings)]
             return [v for v in found if v is not None]
-        results = gradient_of(graph, what, *named("y"), named("xs"), named("zs"), inputs)
+        y = named("y")
+        if not y:
+            raise ModelError("Gradient names no y", what)
+        results = gradient_of(graph, what, y[0], named("xs"), named("zs"), inputs)
         if len(wanted) > len(results):
             raise ModelError(f"Gradient has {len(wanted)} outputs for {len(results)} tensors in xs", what)
         for name, value in zip(wanted, results, strict=False):
@@ -355,7 +358,8 @@ class NodeImporter:
     def _expand(self, graph: Graph, scope: Scope, p: "onnx.NodeProto", known: "onnx.defs.OpSchema", opset: int, inputs: Sequence[Value | None],
                 wanted: Sequence[str], attributes: "Mapping[str, tuple[onnx.AttributeProto, Scope]]") -> bool:
         """Expand an operator that ONNX defines by others; False where it does not."""
-        if not (known.has_function or known.has_context_dependent_function) or self.missing or any(a.type in (5, 10) for a, _ in attributes.values()):
+        defined = defining(known)
+        if not (defined.has_function or defined.has_context_dependent_function) or self.missing or any(a.type in (5, 10) for a, _ in attributes.values()):
             return False
         import onnx
         node = onnx.NodeProto(op_type=p.op_type, domain=p.domain, name=p.name)

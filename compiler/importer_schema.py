@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..ir.errors import ModelError
 from ..ir.graph import MapType, OptionalType, SequenceType, TensorType, Type
@@ -11,6 +11,30 @@ from .importer_tensors import export_type
 
 if TYPE_CHECKING:
     import onnx
+
+
+class AttributeTypeMember(Protocol):
+    """A member of ONNX's enumeration of attribute types, which its stubs leave empty."""
+
+    name: str
+    value: int
+
+
+class DefiningSchema(Protocol):
+    """The part of ONNX's OpSchema, absent from its stubs, that defines an operator by others."""
+
+    has_function: bool
+    has_context_dependent_function: bool
+    function_opset_versions: Sequence[int]
+    context_dependent_function_opset_versions: Sequence[int]
+
+    def get_function_with_opset_version(self, version: int, /) -> bytes: ...
+    def get_context_dependent_function_with_opset_version(self, version: int, node: bytes, input_types: Sequence[bytes], /) -> bytes: ...
+
+
+def defining(found: "onnx.defs.OpSchema") -> DefiningSchema:
+    """The same schema, seen as what defines the operator."""
+    return cast(DefiningSchema, found)
 
 
 @lru_cache(maxsize=4096)
@@ -50,8 +74,8 @@ def check_node(found: "onnx.defs.OpSchema", attributes: Mapping[str, "onnx.Attri
         if declared is None:
             if not key.startswith("__"):
                 raise ModelError(f"{name} has no attribute '{key}'", label)
-        elif value.type and declared.type.value and value.type != declared.type.value:
-            raise ModelError(f"attribute '{key}' of {name} is of type {_attribute_type(value.type)}, {declared.type.name} is expected", label)
+        elif value.type and (expected := cast(AttributeTypeMember, declared.type)).value and value.type != expected.value:
+            raise ModelError(f"attribute '{key}' of {name} is of type {_attribute_type(value.type)}, {expected.name} is expected", label)
     for key, declared in found.attributes.items():
         if declared.required and key not in attributes:
             raise ModelError(f"attribute '{key}' of {name} is missing", label)
@@ -100,11 +124,12 @@ def function_body(found: "onnx.defs.OpSchema", opset: int, node: "onnx.NodeProto
         types: of its inputs.
     """
     import onnx
-    if found.has_function:
-        version = _pick(found.function_opset_versions, opset)
-        return onnx.FunctionProto.FromString(found.get_function_with_opset_version(version))
-    if found.has_context_dependent_function:
-        version = _pick(found.context_dependent_function_opset_versions, opset)
+    defined = defining(found)
+    if defined.has_function:
+        version = _pick(defined.function_opset_versions, opset)
+        return onnx.FunctionProto.FromString(defined.get_function_with_opset_version(version))
+    if defined.has_context_dependent_function:
+        version = _pick(defined.context_dependent_function_opset_versions, opset)
         protos = []
         for name, t in zip(node.input, types, strict=True):
             if t is None and name:
@@ -112,7 +137,7 @@ def function_body(found: "onnx.defs.OpSchema", opset: int, node: "onnx.NodeProto
             proto = onnx.TypeProto()
             protos.append((proto if t is None else export_type(proto, t)).SerializeToString())
         try:
-            body = found.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), protos)
+            body = defined.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), protos)
         except (RuntimeError, ValueError):  # how its builders decline
             return None
         return onnx.FunctionProto.FromString(body) if body else None

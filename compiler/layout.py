@@ -42,7 +42,9 @@ def assign(program: NestProgram, required: Layouts) -> Layouts:
             _channels_last_input(program, n, fixed, layouts)
     _reach_back(program, fixed, layouts)
     for n in program.nests:
-        for store in n.stores if isinstance(n, (MapNest, ContractionNest)) else ():
+        if not isinstance(n, (MapNest, ContractionNest)):
+            continue
+        for store in n.stores:
             if store.tensor in fixed or store.tensor in layouts:
                 continue
             order = result_order(program, n, store) if isinstance(n, ContractionNest) else followed_order(n, store, layouts)
@@ -117,7 +119,7 @@ def _channels_last_input(program: NestProgram, nest: ContractionNest, fixed: set
         def visit(e: Expr) -> Expr | None:
             return ex.load(copy, e.args, ex.load_fill(e)) if e.op == "load" and ex.load_tensor(e) is tensor else None
         for user in list(program.nests):
-            if profit.is_convolution(user) and ex.load_tensor(operand_load(user.a)) is tensor:
+            if isinstance(user, ContractionNest) and profit.is_convolution(user) and ex.load_tensor(operand_load(user.a)) is tensor:
                 changed = replace(user, a=ex.transform([user.a], visit)[0])
                 program.nests[program.nests.index(user)] = changed
     elif tensor not in layouts:

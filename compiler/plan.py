@@ -4,6 +4,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import numpy as np
 
@@ -158,6 +159,11 @@ _FLOAT_OPERATORS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", 
                     "lt": "flt", "le": "fle", "eq": "feq"}
 
 
+def in_buffer(ref: Ref) -> TypeGuard[Tensor]:
+    """Whether a value lives in a buffer: tensors of numbers."""
+    return not on_host(ref)
+
+
 def on_host(ref: Ref) -> bool:
     """Whether a value lives on the host rather than in a buffer."""
     return isinstance(ref, HostRef) or ref.dtype is dt.string
@@ -259,12 +265,12 @@ class PlanBuilder:
         """Storage for every tensor; arena offsets and sizes follow once all sizes are numbers."""
         host = {r for item in self.items if isinstance(item, HostNest) for r in item.results if item not in self.native or not self._known_early(r)}
         for k, ref in enumerate(self.inputs):
-            if not on_host(ref):
+            if in_buffer(ref):
                 self.add_buffer(ref, "input", k)
         for k, t in enumerate(self.constants):
             self.add_buffer(t, "constant", k)
         for k, ref in enumerate(self.outputs):
-            if not on_host(ref) and ref not in self.position and ref not in host and self.resolve(ref) is ref:
+            if in_buffer(ref) and ref not in self.position and ref not in host and self.resolve(ref) is ref:
                 self.add_buffer(ref, "output", k)
         for item in self.items:
             for t in [*self._tensors_of(item), *([item.target, item.source] if isinstance(item, Alias) else [])]:
@@ -278,7 +284,7 @@ class PlanBuilder:
             for t in self._written(item):
                 self.numbers.element_source[t.name] = (self.position[t], k)
         for ref in self.inputs:
-            if not on_host(ref):
+            if in_buffer(ref):
                 self.numbers.element_source[ref.name] = (self.position[ref], -1)
         for t in self.constants:
             self.numbers.element_source[t.name] = (self.position[t], -1)
@@ -349,7 +355,7 @@ class PlanBuilder:
 
     def _host_step(self, k: int, nest: HostNest) -> HostStep:
         def port(ref: Ref) -> tuple[str, int]:
-            return ("value", self.host_value(ref)) if on_host(ref) else ("buffer", self.position[ref])
+            return ("buffer", self.position[ref]) if in_buffer(ref) else ("value", self.host_value(ref))
         self.host_functions.append((type(nest.function).__name__, nest.function))
         return HostStep(len(self.host_functions) - 1, tuple(None if i is None else port(i) for i in nest.inputs), tuple(port(r) for r in nest.results),
                         nest.reason, nest.origin, tuple(self.host_sizes.get(k, ())))
@@ -400,8 +406,10 @@ class PlanBuilder:
                 self._set(t, storage=root.storage, index=root.index, offset=root.offset)
         return segments, segment_at
 
-    def _set(self, t: Tensor, **changes: object) -> None:
-        self.buffers[self.position[t]] = replace(self.buffers[self.position[t]], **changes)
+    def _set(self, t: Tensor, storage: str | None = None, index: int | None = None, offset: int | None = None) -> None:
+        spec = self.buffers[self.position[t]]
+        self.buffers[self.position[t]] = replace(spec, storage=spec.storage if storage is None else storage, index=spec.index if index is None else index,
+                                                 offset=spec.offset if offset is None else offset)
 
     def _place_segment(self, tensors: list[Tensor], segment: int) -> int:
         # An output that became part of the arena lives to the end; so does what is only written.
@@ -476,9 +484,9 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
     plan.host_constants = strings
 
     def place(port: Port, ref: Ref) -> Port:
-        if on_host(ref):
-            return Port(port.name, port.type, port.shape, -1, builder.host_value(ref))
-        return Port(port.name, port.type, port.shape, builder.position[ref])
+        if in_buffer(ref):
+            return Port(port.name, port.type, port.shape, builder.position[ref])
+        return Port(port.name, port.type, port.shape, -1, builder.host_value(ref))
     plan.inputs = [place(p, r) for p, r in zip(input_ports, inputs, strict=True)]
     plan.outputs = [place(p, r) for p, r in zip(output_ports, outputs, strict=True)]
     plan.host_values = len(builder.values)

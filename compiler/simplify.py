@@ -100,6 +100,7 @@ def _fold(node: Node) -> bool:
     for o, r in zip(node.outputs, results, strict=False):
         if o is not None:
             o.constant = np.asarray(r)
+            assert isinstance(o.type, TensorType)
             o.type = TensorType(o.type.dtype, tuple(ex.const(d) for d in o.constant.shape))
     return True
 
@@ -109,7 +110,9 @@ def _rearranged(node: Node) -> list[np.ndarray] | None:
     x = node.inputs[0].constant if node.inputs and node.inputs[0] is not None else None
     if x is None or node.domain:
         return None
-    shape = [d.value for d in node.outputs[0].type.shape]
+    result = node.outputs[0].type
+    assert isinstance(result, TensorType)
+    shape = [d.value for d in result.shape]
     if node.op == "Transpose":
         return [x.transpose(node.attributes.get("perm"))]
     if node.op in ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
@@ -119,9 +122,9 @@ def _rearranged(node: Node) -> list[np.ndarray] | None:
     return None
 
 
-def _bytes(type: TensorType) -> int | None:
+def _bytes(type: Type) -> int | None:
     """The size of a tensor if all dims are known."""
-    if type.shape is None or not all(d.is_const for d in type.shape):
+    if not isinstance(type, TensorType) or type.shape is None or not all(d.is_const for d in type.shape):
         return None
     return int(np.prod([max(d.value, 0) for d in type.shape], dtype=object)) * type.dtype.itemsize_bytes
 

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import NamedTuple
 
 import numpy as np
@@ -483,7 +484,8 @@ class Grid:
         base = plan.base
         start = [o + sum(k * self.ranges[a][0] for a, k in f.items()) for f, o in zip(plan.factors, plan.offsets, strict=True)]
         strides = [sum(f.get(a, 0) * s for f, s in zip(plan.factors, base.strides, strict=True)) for a in axes]
-        corner = base[(*(slice(s, s + 1) for s in start), ...)]
+        place: tuple[slice | EllipsisType, ...] = (*(slice(s, s + 1) for s in start), ...)
+        corner = base[place]
         raw = corner.view(np.uint8) if corner.dtype.itemsize == 1 else corner  # NumPy cannot describe every one-byte float to as_strided
         found = as_strided(raw, shape, strides, writeable=False).view(corner.dtype)
         return Spread(axes, found.astype(computing_dtype(e.dtype), copy=False))

@@ -85,6 +85,9 @@ class Expr:
     """An interned expression node; build through the functions of this module, never directly."""
 
     __slots__ = ("__weakref__", "_axes", "_order", "_text", "args", "dtype", "op", "value")
+    _axes: "frozenset[Expr] | None"
+    _order: str | None
+    _text: str | None
     op: str
     args: tuple["Expr", ...]
     dtype: DType
@@ -147,7 +150,7 @@ class Expr:
             if not children(self):
                 self._order = _spell(self)
             else:
-                payload = [(k, [a.order for a in m]) for m, k in self.value] if self.op == "poly" else [a.order for a in self.args]
+                payload: list[object] = [(k, [a.order for a in m]) for m, k in self.value] if self.op == "poly" else [a.order for a in self.args]
                 if self.op == "load":
                     payload = [load_tensor(self).name, load_fill(self), payload]
                 elif self.op == "reduce":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,7 @@ class Graph:
         self.declared: dict[str, Type] = {}  # what the model says about inputs, outputs and values in between; for reports, never trusted
         self.output_names: list[str] = []  # the model's names of `outputs`, which rewriting keeps
         self.remarks: list[str] = []  # what is odd about the model but does no harm
+        self.external_files: list[Path] = []  # of the outermost graph: what was read beside the model
         self.journal: list[JournalEntry] = []  # of the outermost graph: what rewriting did
         self.bodies: list[Graph] = [] if parent is None else parent.bodies  # every subgraph of the model, at any depth
         if parent is not None:

@@ -290,8 +290,10 @@ class _Evaluator:
                 self.runtime.add(t)
         self.stores: dict[Tensor, list[tuple[MapNest, Store]]] = {}
         for n in lowered.nests:
-            nest = n.as_map() if isinstance(n, ContractionNest) and any(_count(o.shape) is not None for o in n.outputs) else n
-            for s in nest.stores if isinstance(nest, MapNest) else ():
+            nest: Nest = n.as_map() if isinstance(n, ContractionNest) and any(_count(o.shape) is not None for o in n.outputs) else n
+            if not isinstance(nest, MapNest):
+                continue
+            for s in nest.stores:
                 self.stores.setdefault(s.tensor, []).append((nest, s))
         self.steps = 0
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
+from types import EllipsisType
+from typing import cast
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -27,6 +29,12 @@ CHUNK_ELEMS = 1 << 24  # values held at once while a nest runs, so that temporar
 Arrays = dict[Ref, object]  # arrays of tensors; lists, None, ... of host values
 
 
+
+def _tensors(arrays: Mapping[Ref, object]) -> dict[Tensor, np.ndarray]:
+    """The same mapping, seen as that of tensors: what stands under a tensor is an array."""
+    return cast("dict[Tensor, np.ndarray]", arrays)
+
+
 # --------------------------------------------------------------------------------------------------------------- programs
 def run_nests(program: NestProgram, feeds: Mapping[Ref, object], sizes: Mapping[str, int] | None = None) -> list[object]:
     """Run a lowered program.
@@ -41,7 +49,7 @@ def run_nests(program: NestProgram, feeds: Mapping[Ref, object], sizes: Mapping[
     Raises:
         ModelError: an input is missing or has another rank, type or size than declared.
     """
-    arrays: Arrays = dict(program.constants)
+    arrays: Arrays = dict(program.constants.items())
     for r in program.inputs:
         if r not in feeds:
             raise ModelError(f"input %{r.name} has no value")
@@ -68,7 +76,7 @@ def _checked_sizes(checks: Sequence[Check], arrays: Arrays, sizes: Mapping[str, 
         needed = [e for e in ex.walk(c.condition) if e.op == "load" or (e.op == "sym" and not e.args)]
         if not all(ex.load_tensor(e) in arrays if e.op == "load" else e.value[0] in sizes for e in needed):
             pending.append(c)
-        elif not evaluate(c.condition, None, arrays, sizes):
+        elif not evaluate(c.condition, None, _tensors(arrays), sizes):
             raise ModelError(c.reason)
     return pending
 
@@ -89,7 +97,7 @@ def bind_sizes(inputs: Sequence[Ref], arrays: Mapping[Ref, object], sizes: Mappi
         ModelError: a dimension contradicts its declaration.
     """
     known = dict(sizes or {})
-    pairs = [(t, k, d, np.shape(arrays[t])[k]) for t in inputs if isinstance(t, Tensor) for k, d in enumerate(t.shape)]
+    pairs = [(t, k, d, np.shape(_tensors(arrays)[t])[k]) for t in inputs if isinstance(t, Tensor) for k, d in enumerate(t.shape)]
     for _, _, d, n in pairs:
         if d.op == "sym":
             known.setdefault(d.value[0], n)
@@ -126,7 +134,7 @@ def run_nest(nest: Nest, arrays: Arrays, sizes: Mapping[str, int] | None = None,
 
 def size_of(e: Expr, arrays: Mapping[Ref, object], sizes: Mapping[str, int] | None = None) -> int:
     """The value of a size expression."""
-    return e.value if e.is_const else int(evaluate(e, None, arrays, sizes))
+    return e.value if e.is_const else int(evaluate(e, None, _tensors(arrays), sizes))
 
 
 def concrete(roots: Sequence[Expr], axes: Sequence[Expr], arrays: Mapping[Ref, object], sizes: Mapping[str, int] | None,
@@ -141,7 +149,7 @@ def concrete(roots: Sequence[Expr], axes: Sequence[Expr], arrays: Mapping[Ref, o
     mapping: dict[Expr, Expr] = {e: ex.const(_size_named(e, sizes)) for e in nodes if e.op == "sym" and not e.args}
     for e in nodes:
         if e.op == "load" and e.dtype is dt.int64 and all(i.is_const for i in e.args) and ex.load_tensor(e) in arrays and ex.load_tensor(e) not in written:
-            mapping[e] = ex.const(int(evaluate(e, None, arrays)))
+            mapping[e] = ex.const(int(evaluate(e, None, _tensors(arrays))))
     extents: dict[Expr, int] = {}
     for a in (*axes, *inner):
         n = max(0, size_of(a.extent, arrays, sizes))
@@ -181,7 +189,7 @@ def _run_map(nest: MapNest, arrays: Arrays, sizes: Mapping[str, int] | None) -> 
     flat, axes, extents, inner = concrete(_flat_stores(nest.stores), nest.axes, arrays, sizes, nest.outputs)
     if any(extents[a] == 0 for a in axes):
         return
-    grid = Grid([*axes, *inner], extents, arrays)
+    grid = Grid([*axes, *inner], extents, _tensors(arrays))
     for s in _unflat_stores(nest.stores, flat):
         mine = grid.sort(s.value.axes.union(*(i.axes for i in s.index)))
         for box in chunks([extents[a] for a in mine], grid.elements(s.value), CHUNK_ELEMS):
@@ -198,7 +206,7 @@ def _run_contraction(nest: ContractionNest, arrays: Arrays, sizes: Mapping[str, 
     outer, reduced = axes[:len(nest.axes)], axes[len(nest.axes):]
     if any(extents[a] == 0 for a in outer):
         return
-    grid = Grid([*axes, *inner], extents, arrays)
+    grid = Grid([*axes, *inner], extents, _tensors(arrays))
     a, b, stores = flat[0], flat[1], _unflat_stores(nest.stores, flat[2:])
     sums = ex.acc(nest.dtype)
     space = grid.sort(outer)
@@ -215,7 +223,7 @@ def _run_contraction(nest: ContractionNest, arrays: Arrays, sizes: Mapping[str, 
 def _store(grid: Grid, s: Store, arrays: Arrays) -> None:
     """Write the values of a store over the grid's present ranges."""
     found = grid.value(s.value)
-    out = arrays[s.tensor]
+    out = _tensors(arrays)[s.tensor]
     values = to_storage(found.array, s.tensor.dtype)
     forms = [affine_terms(i) for i in s.index]
     axes = grid.sort(frozenset(found.axes).union(*(i.axes for i in s.index)))
@@ -228,7 +236,8 @@ def _store(grid: Grid, s: Store, arrays: Arrays) -> None:
     if inside and all(f is not None for f in forms):
         start = [f[1] + sum(k * grid.ranges[a][0] for a, k in f[0].items()) for f in forms]
         strides = [sum(f[0].get(a, 0) * step for f, step in zip(forms, out.strides, strict=True)) for a in axes]
-        corner = out[(*(slice(i, i + 1) for i in start), ...)]
+        place: tuple[slice | EllipsisType, ...] = (*(slice(i, i + 1) for i in start), ...)
+        corner = out[place]
         if out.dtype.itemsize == 1:  # NumPy cannot describe every one-byte float to as_strided
             corner, shaped = corner.view(np.uint8), shaped.astype(out.dtype, copy=False).view(np.uint8)
         as_strided(corner, shape, strides)[...] = shaped
@@ -245,7 +254,7 @@ def _store(grid: Grid, s: Store, arrays: Arrays) -> None:
 # ---------------------------------------------------------------------------------------------------------------- routines
 def _run_routine(nest: RoutineNest, arrays: Arrays, sizes: Mapping[str, int] | None) -> None:
     inputs = [np.ascontiguousarray(arrays[t]).reshape(-1) for t in nest.inputs]
-    outputs = [arrays[t].reshape(-1) for t in nest.results]
+    outputs = [_tensors(arrays)[t].reshape(-1) for t in nest.results]
     parameters = [size_of(p, arrays, sizes) for p in nest.parameters]
     scratch_bytes = size_of(nest.scratch_bytes, arrays, sizes)
     scratch = () if nest.scratch_bytes.is_const and not nest.scratch_bytes.value else (np.zeros(scratch_bytes, np.uint8),)
@@ -314,13 +323,14 @@ def run_graph(graph: Graph, feeds: Mapping[Value, object] | Mapping[str, object]
         The outputs in order.
     """
     env: dict[Value, object] = {}
+    given: dict[Value | str, object] = dict(feeds.items())
     for v in graph.inputs:
-        key = v if v in feeds else v.name
-        if key in feeds:
-            env[v] = feeds[key]
+        key = v if v in given else v.name
+        if key in given:
+            env[v] = given[key]
         elif v.constant is None:
             raise ModelError(f"input '{v.name}' has no value")
-    env.update((v, x) for v, x in feeds.items() if isinstance(v, Value))
+    env.update((v, x) for v, x in given.items() if isinstance(v, Value))
 
     def read(v: Value) -> object:
         if v in env:
@@ -372,7 +382,7 @@ def run_node(node: Node, inputs: Sequence[object], scope: Mapping[Value, object]
             r = refs[m] = Tensor(m.name, t.dtype, t.shape) if isinstance(t, TensorType) and t.shape is not None else HostRef(m.name)
             arrays[r] = x
     lowered = lower_node(proxy, refs)
-    arrays.update(lowered.constants)
+    arrays.update(lowered.constants.items())
     sizes: dict[str, int] = {}
     for nest in lowered.nests:
         run_nest(nest, arrays, sizes, scope)

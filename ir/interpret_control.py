@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def run_control(step: ControlFlow, inputs: Sequence[object], run: RunBody) -> li
 
 def _sequence_map(own: list[object], sequences: tuple[int, ...], call: Callable[[Sequence[object]], list[object]], outputs: int) -> list[object]:
     """Run for each element of the first sequence."""
-    found = [call([x[k] if each else x for x, each in zip(own, sequences, strict=True)]) for k in range(len(own[0]))]
+    lists = [cast("Sequence[object]", x) if each else None for x, each in zip(own, sequences, strict=True)]
+    found = [call([x if s is None else s[k] for x, s in zip(own, lists, strict=True)]) for k in range(len(cast("Sequence[object]", own[0])))]
     return [[f[j] for f in found] for j in range(outputs)]
 
 

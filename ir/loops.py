@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
 import numpy as np
 
@@ -209,6 +210,12 @@ def size_reads(nest: Nest) -> tuple[Tensor, ...]:
     return tuple(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(size_roots(nest))))
 
 
+@overload
+def map_values(nest: MapNest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -> MapNest: ...
+@overload
+def map_values(nest: ContractionNest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -> ContractionNest: ...
+@overload
+def map_values(nest: Nest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -> Nest: ...
 def map_values(nest: Nest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -> Nest:
     """The nest with all its value expressions rewritten together by `change`."""
     if isinstance(nest, MapNest):
@@ -241,7 +248,7 @@ class NestProgram:
     """
 
     inputs: list[Ref]
-    constants: dict[Tensor, object]
+    constants: dict[Tensor, np.ndarray]
     nests: list[Nest]
     outputs: list[Ref]
     checks: list[Check] = field(default_factory=list)
@@ -284,8 +291,8 @@ def rename(nest: Nest, tensors: Mapping[Tensor, Tensor]) -> Nest:
         return tensors.get(t, t) if isinstance(t, Tensor) else t
 
     if isinstance(nest, RoutineNest):
-        return replace(nest, inputs=tuple(map(swap, nest.inputs)), results=tuple(map(swap, nest.results)))
+        return replace(nest, inputs=tuple(tensors.get(t, t) for t in nest.inputs), results=tuple(tensors.get(t, t) for t in nest.results))
     if isinstance(nest, HostNest):
         return replace(nest, inputs=tuple(i if i is None else swap(i) for i in nest.inputs), results=tuple(map(swap, nest.results)))
     out = map_values(nest, lambda values: ex.transform(values, visit))
-    return replace(out, stores=tuple(replace(s, tensor=swap(s.tensor)) for s in out.stores))
+    return replace(out, stores=tuple(replace(s, tensor=tensors.get(s.tensor, s.tensor)) for s in out.stores))

@@ -5,13 +5,14 @@ import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from . import dtypes as dt
 from . import expr as ex
 from .expr import Expr, Tensor
-from .graph import Attribute, Graph, TypeValue, Value
+from .graph import Attribute, Graph, TensorType, TypeValue, Value
 from .infer import tensor_of
 from .loops import Check, ContractionNest, HostNest, HostRef, MapNest, Nest, NestProgram, Ref, Routine, RoutineNest, Store
 from .parse_expr import Line, Reader, typed
@@ -81,6 +82,8 @@ class _GraphReader(Reader):
             if word == "input":
                 g.inputs.append(v)
             if line.peek():
+                if not isinstance(v.type, TensorType):
+                    raise line.error(f"%{v.name} is no tensor")
                 v.constant = self.array(line, v.type.dtype, [d.value for d in v.type.shape])
         elif word == "output":
             g.outputs.append(self._use(line))
@@ -239,6 +242,8 @@ class _ProgramReader(Reader):
                 program.inputs.append(self.declared(line))
             elif word == "const":
                 t = self.declared(line)
+                if not isinstance(t, Tensor):
+                    raise line.error(f"%{t.name} is no tensor")
                 program.constants[t] = self.array(line, t.dtype, [d.value for d in t.shape])
             elif word == "check":
                 program.checks.append(Check(self.expr(line), json.loads(line.next())))
@@ -294,7 +299,7 @@ class _ProgramReader(Reader):
             elif line.kind() == "tensor":
                 t = self.tensor(line)
                 line.expect("[")
-                index = line.items("]", lambda line=line: self.expr(line))
+                index = line.items("]", partial(self.expr, line))
                 line.expect("=")
                 stores.append(Store(t, tuple(index), self.expr(line, t.dtype)))
             elif line.peek(1) == "<":
@@ -327,7 +332,11 @@ class _ProgramReader(Reader):
             line.expect("{")
             constants = line.items("}", lambda: self._constant(line))
         origin = self.origin(line)
-        return RoutineNest(self.routines[name], tuple(inputs), tuple(self._results()), tuple(parameters), units, scratch, tuple(constants), origin)
+        results = self._results()
+        tensors = [r for r in results if isinstance(r, Tensor)]
+        if len(tensors) != len(results):
+            raise line.error("a routine writes tensors only")
+        return RoutineNest(self.routines[name], tuple(inputs), tuple(tensors), tuple(parameters), units, scratch, tuple(constants), origin)
 
     def _constant(self, line: Line) -> tuple[str, int | float | bool]:
         name = line.next()

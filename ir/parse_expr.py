@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from .errors import ModelError
 from .expr import Expr, Tensor
 from .graph import MapType, OptionalType, SequenceType, TensorType, Type
 from .text import BARE, BINDING, INFIX
+
+T = TypeVar("T")
 
 _TOKEN = re.compile(r"""
     (?P<space>\s+)
@@ -116,9 +119,9 @@ class Line:
         sign = -1 if self.accept("-") else 1
         return sign * int(self.next())
 
-    def items(self, close: str, read: Callable[[], object]) -> list:
+    def items(self, close: str, read: Callable[[], T]) -> list[T]:
         """What `read` gives, separated by commas, up to `close`; a trailing comma is allowed."""
-        out: list = []
+        out: list[T] = []
         while not self.accept(close):
             out.append(read())
             if not self.accept(","):

@@ -206,7 +206,7 @@ class Plan:
         constants: number of constant arrays.
         scratch: position of the number with the largest scratch of any step.
         segment_scratch: position of the number with the scratch of the steps from each segment on (that of the first is `scratch`).
-        host_functions: (name, payload) of host callbacks, payload JSON-able.
+        host_functions: (name, callback): as in `HostNest`, or the settings of a control-flow operator that the host runs.
         host_values: number of host values.
         host_constants: (host value, shape, elements) of string tensors known when compiling.
         metadata: producer, graph name, description, version, custom entries; `broken` says why a body must not be run.
@@ -228,7 +228,7 @@ class Plan:
     segments: list[int]
     constants: int
     scratch: int
-    host_functions: list[tuple[str, str]] = field(default_factory=list)
+    host_functions: list[tuple[str, object]] = field(default_factory=list)
     host_values: int = 0
     host_constants: list[tuple[int, tuple[int, ...], list[str]]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,8 @@ def activated(b: Builder, x: Value, name: str, parameters: Sequence[float]) -> V
         return b.add("Clip", x, *(b.constant(float(p), kind) for p in parameters[:2]))
     if name not in keywords:
         raise b.error(f"activation '{name}' is unknown")
-    return b.add(name, x, **dict(zip(keywords[name], map(float, parameters))))
+    settings: dict[str, Any] = dict(zip(keywords[name], map(float, parameters)))  # attributes alone: none is named as a parameter of `add`
+    return b.add(name, x, **settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------- products
@@ -129,8 +131,8 @@ class ScaledProduct(Op):
 
         def at(t: Tensor, order: list[int]):
             return lambda i: t[tuple(i[order.index(k)] for k in range(t.rank))]
-        shapes = [tuple(t.shape[k] for k in order) for t, order in zip((a, b), orders)]
-        return matrix_product(n, *shapes, at(a, orders[0]), at(b, orders[1]), a.dtype, epilogue=lambda acc, _: acc if alpha == 1.0 else acc * alpha)
+        left, right = (tuple(t.shape[k] for k in order) for t, order in zip((a, b), orders))
+        return matrix_product(n, left, right, at(a, orders[0]), at(b, orders[1]), a.dtype, epilogue=lambda acc, _: acc if alpha == 1.0 else acc * alpha)
 
     @staticmethod
     def order(rank: int, swapped: bool, batches: bool) -> list[int]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 from .. import dtypes as dt
 from .. import expr as ex
@@ -209,7 +210,7 @@ class HyperConnectionPreMix(Op):
     """Weighted sum of the branches. Source: com.microsoft HyperConnectionPreMix-1."""
 
     domain, name, versions = DOMAIN, "HyperConnectionPreMix", (1,)
-    attributes: dict[str, Attribute] = {"num_branches": 0, "reduction_scale": 1.0}
+    attributes: ClassVar[dict[str, Attribute]] = {"num_branches": 0, "reduction_scale": 1.0}
 
     def lower(self, n: Lowering) -> Tensor:
         x, branches = n.input(0), Branches(n, n.input(0))
@@ -230,7 +231,7 @@ class HyperConnectionPostMix(Op):
     """Branches mixed among each other, plus one output times its gate for each. Source: com.microsoft HyperConnectionPostMix-1."""
 
     domain, name, versions = DOMAIN, "HyperConnectionPostMix", (1,)
-    attributes: dict[str, Attribute] = {"num_branches": 0}
+    attributes: ClassVar[dict[str, Attribute]] = {"num_branches": 0}
 
     def lower(self, n: Lowering) -> Tensor:
         x, block, branches, mix = n.input(0), n.input(1), Branches(n, n.input(0)), n.optional(3)
@@ -284,7 +285,9 @@ class EngramGate(Op):
         epsilon, width = float(n.attr("epsilon")), key.shape[3]
 
         def gate(b: Expr, s: Expr, m: Expr) -> Expr:
-            roots = [inverse_root(n, lambda k, t=t: t[b, s, m, k], width, epsilon) for t in (key, query)]
+            def inverse(t: Tensor) -> Expr:
+                return inverse_root(n, lambda k: t[b, s, m, k], width, epsilon)
+            roots = [inverse(key), inverse(query)]
 
             def product(k: Expr) -> Expr:
                 return real(key[b, s, m, k]) * real(key_scale[m, k]) * (real(query[b, s, m, k]) * real(query_scale[m, k]))

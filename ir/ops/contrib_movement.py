@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
-from ..expr import Expr, Tensor
+from ..expr import Expr, ExprLike, Tensor
 from ..graph import Value
 from ..loops import Ref, Routine, load, store
 from .base import REQUIRED, Builder, Lowering, Op, Sample, register
@@ -57,7 +57,7 @@ class Pad(Op):
         return b.add("Pad", b.input(0), pads, b.input(2) if b.has(2) else None, mode=str(b.attr("mode")), version=13)
 
     def samples(self) -> Iterator[Sample]:
-        yield Sample((real_sample((3, 4)), int64(1, 0, 2, -1), np.float32([1.5])))
+        yield Sample((real_sample((3, 4)), int64(1, 0, 2, -1), np.array([1.5], np.float32)))
 
 
 @register
@@ -103,7 +103,7 @@ class Unique(Op):
         return [y, place, counts]
 
     def samples(self) -> Iterator[Sample]:
-        yield Sample((np.float32([2, 1, 1, 3, 4, 3]),), outputs=3)
+        yield Sample((np.array([2, 1, 1, 3, 4, 3], np.float32),), outputs=3)
 
 
 @register
@@ -120,7 +120,7 @@ class UnfoldTensor(View):
             raise n.error(f"size {size} and step {step} were given, both must be at least 1")
         n.require(x.shape[dim] >= size, f"windows of {size} elements do not fit in a dimension of {x.shape[dim].text}")
         windows = (x.shape[dim] - size) // step + 1
-        shape = (*x.shape[:dim], windows, *x.shape[dim + 1:], size)
+        shape: tuple[ExprLike, ...] = (*x.shape[:dim], windows, *x.shape[dim + 1:], size)
         return n.map(shape, lambda *i: x[(*i[:dim], i[dim] * step + i[-1], *i[dim + 1:-1])])
 
     def samples(self) -> Iterator[Sample]:

@@ -319,7 +319,7 @@ class QGemm(Op):
             whole = acc if c is None else acc + ex.cast(broadcast_load(c, out, i), acc.dtype)
             real = ex.cast(whole, F32) * (ex.cast(single(a_scale), F32) * ex.cast(column(b_scale, i[1]), F32) * float(n.attr("alpha")))
             return coded(n, real, 7, 8, dtype) if n.has(7) else real
-        return matrix_product(n, *shapes, lambda i: ex.cast(a[i[::-1] if turned["A"] else i], dt.int32) - ex.cast(single(a_zero), dt.int32),
+        return matrix_product(n, shapes[0], shapes[1], lambda i: ex.cast(a[i[::-1] if turned["A"] else i], dt.int32) - ex.cast(single(a_zero), dt.int32),
                               lambda i: ex.cast(b[i[::-1] if turned["B"] else i], dt.int32) - ex.cast(column(b_zero, i[1]), dt.int32), dtype, dt.int32, finish)
 
     def samples(self) -> Iterator[Sample]:

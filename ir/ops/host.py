@@ -49,5 +49,7 @@ def host_function_from_data(data: Any) -> Callable[..., Any]:
     if isinstance(found, types.FunctionType):
         return functools.partial(found, *arguments, **keywords) if form == "partial" else found
     if isinstance(found, type) and dataclasses.is_dataclass(found) and form == "object":
-        return found(*(tuple(a) if isinstance(a, list) else a for a in arguments))
+        made: object = found(*(tuple(a) if isinstance(a, list) else a for a in arguments))
+        if callable(made):
+            return made
     raise SardonyxError(f"host callback {module}.{name} cannot be called")

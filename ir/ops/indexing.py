@@ -108,7 +108,8 @@ class GatherElements(View):
 class GatherND(View):
     """Slices of the data at index tuples, which are the last dimension of `indices`. Source: ONNX GatherND-13."""
 
-    name, versions = "GatherND", (11, 12, 13)
+    name = "GatherND"
+    versions: ClassVar[tuple[int, ...]] = (11, 12, 13)
     attributes = {"batch_dims": 0}
 
     def view(self, n: Lowering) -> Ref:

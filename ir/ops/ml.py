@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -356,7 +357,8 @@ class FeatureVectorizer(Op):
 class LabelEncoder(Op):
     """Keys looked up in a table. Source: ai.onnx.ml LabelEncoder-4."""
 
-    domain, name, versions = DOMAIN, "LabelEncoder", (1, 2, 4)
+    domain, name = DOMAIN, "LabelEncoder"
+    versions: ClassVar[tuple[int, ...]] = (1, 2, 4)
     attributes = {"default_int64": -1, "default_float": -0.0, "default_string": "_Unused"}
 
     def table(self, n: Lowering, x: Tensor) -> tuple[list[object], list[object], object, DType]:
@@ -384,12 +386,14 @@ class LabelEncoder(Op):
         keys, values, default, kind = self.table(n, x)
         if len(keys) != len(values):
             raise n.error(f"{len(keys)} keys and {len(values)} values were given")
+        plain = default.item() if isinstance(default, np.generic) else default
         if x.dtype is dt.string or kind is dt.string:
-            plain = default.item() if isinstance(default, np.generic) else default
             step = functools.partial(look_up, keys=[_plain(k) for k in keys], values=[_plain(v) for v in values], default=plain, type_name=kind.name)
             return n.host(step, [(kind, x.shape)], "keys or values are strings")[0]
+        assert isinstance(plain, (int, float))
+        otherwise: float = plain
         if not keys:
-            return n.map(x.shape, lambda *i: ex.const(default, kind))
+            return n.map(x.shape, lambda *i: ex.const(otherwise, kind))
         key_array = np.asarray(keys, x.dtype.numpy)
         key_table, value_table = n.constant(key_array), n.constant(np.asarray(values, kind.numpy))
 
@@ -402,7 +406,7 @@ class LabelEncoder(Op):
                     found = ex.logical_or(found, ex.logical_and(ex.unary("isnan", e), ex.unary("isnan", key_table[k])))
                 return ex.cast(found, dt.int32)
             place = n.reduce("argmax", [len(keys)], same)
-            return ex.where(ex.equal(n.reduce("max", [len(keys)], same), 1), ex.cast(value_table[place], dt.compute_type(kind)), ex.const(default, dt.compute_type(kind)))
+            return ex.where(ex.equal(n.reduce("max", [len(keys)], same), 1), ex.cast(value_table[place], dt.compute_type(kind)), ex.const(otherwise, dt.compute_type(kind)))
         return n.map(x.shape, value, kind)
 
     def samples(self) -> Iterator[Sample]:
@@ -456,7 +460,7 @@ class ZipMap(HostOp):
         return [SequenceType(MapType(dt.string if n.attr("classlabels_strings") else dt.int64, TensorType(dt.float32, ())))]
 
     def step(self, n: Lowering):
-        labels = [str(s) for s in n.attr("classlabels_strings") or ()] or [int(v) for v in n.attr("classlabels_int64s") or ()]
+        labels: list[object] = [str(s) for s in n.attr("classlabels_strings") or ()] or [int(v) for v in n.attr("classlabels_int64s") or ()]
         return functools.partial(zip_map, labels=labels)
 
 
@@ -488,7 +492,7 @@ class DictVectorizer(HostOp):
         return functools.partial(vectorize_map, vocabulary=self.vocabulary(n), type_name=map_type(n)[1].name)
 
 
-def cast_map(entries: dict[int, object], form: str, length: int, type_name: str) -> list[object]:
+def cast_map(entries: dict[int, str | float], form: str, length: int, type_name: str) -> list[object]:
     """The values of a map with integer keys in key order; a sparse map has its keys as positions."""
     kind = dt.BY_NAME[type_name]
     keys = sorted(entries)

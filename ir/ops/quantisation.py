@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -73,7 +74,8 @@ class Blocks:
 class QuantizeLinear(Op):
     """saturate(round_half_even(x / scale) + zero_point), one scale a tensor, a slice or a block. Source: ONNX QuantizeLinear-25."""
 
-    name, versions = "QuantizeLinear", (10, 13, 19, 21, 23, 24, 25, 28)
+    name = "QuantizeLinear"
+    versions: ClassVar[tuple[int, ...]] = (10, 13, 19, 21, 23, 24, 25, 28)
     attributes = {"axis": 1, "saturate": 1, "block_size": 0, "output_dtype": 0, "precision": 0}
 
     def lower(self, n: Lowering) -> Tensor:
@@ -100,7 +102,8 @@ class QuantizeLinear(Op):
 class DequantizeLinear(Op):
     """(x - zero_point) * scale, one scale a tensor, a slice or a block. Source: ONNX DequantizeLinear-25."""
 
-    name, versions = "DequantizeLinear", (10, 13, 19, 21, 23, 24, 25, 28)
+    name = "DequantizeLinear"
+    versions: ClassVar[tuple[int, ...]] = (10, 13, 19, 21, 23, 24, 25, 28)
     attributes = {"axis": 1, "block_size": 0, "output_dtype": 0}
 
     def lower(self, n: Lowering) -> Tensor:

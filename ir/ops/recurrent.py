@@ -6,7 +6,7 @@ and steps go through the panels up and down in turn, so that those that the cach
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -434,7 +434,7 @@ class Recurrent(Op):
         return n.optional(4) or n.constant(np.zeros(1, np.int32))
 
     def run(self, n: Lowering, layer: Layer, inputs: Sequence[Tensor], states: int, work: Sequence[Sequence[ExprLike]],
-            flags: dict[str, int | float | bool]) -> list[Tensor | None]:
+            flags: Mapping[str, int | float | bool]) -> list[Tensor | None]:
         """Call the routine with the panels of recurrent weights after its first input; returns Y and the final states in the input's type.
 
         Args:
@@ -450,7 +450,7 @@ class Recurrent(Op):
         outputs = [(layer.kind, layer.sequence() if n.wants(0) else (1,)), *((layer.kind, layer.state()) for _ in range(states)), *((layer.kind, s) for s in work)]
         blocks = ex.ceildiv(layer.batch, BLOCK)
         found = n.routine(self.routine, [inputs[0], weights, *inputs[1:]], outputs, [layer.steps, layer.batch, layer.hidden, *layer.strides(), blocks],
-                          units=blocks * layer.directions, constants=self.constants(n, layer) | flags)
+                          units=blocks * layer.directions, constants={**self.constants(n, layer), **flags})
         return [self.narrow(n, t, x.dtype) if n.wants(k) else None for k, t in enumerate(found[:1 + states])]
 
     @staticmethod

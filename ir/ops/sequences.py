@@ -26,8 +26,7 @@ class HostOp(Op):
         types = [None if v is None else v.type for v in n.node.outputs]
         results: list[Ref] = []
         for k, t in enumerate(types):
-            known = isinstance(t, TensorType) and t.shape is not None
-            results.append(n.tensor(t.shape, t.dtype, f"out{k}_") if known else HostRef(f"{n.node.name}.out{k}"))
+            results.append(n.tensor(t.shape, t.dtype, f"out{k}_") if isinstance(t, TensorType) and t.shape is not None else HostRef(f"{n.node.name}.out{k}"))
         n.nests.append(HostNest(self.step(n), tuple(n.inputs), tuple(results), f"{self.name} works on host values", n.origin))
         return results
 

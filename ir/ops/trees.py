@@ -45,8 +45,9 @@ class Forest:
 
     def add(self, feature: int, mode: int, value: float, yes: int, no: int, missing: int) -> int:
         """Append a node; returns its position."""
-        for table, v in zip((self.features, self.modes, self.values, self.yes, self.no, self.missing), (feature, mode, value, yes, no, missing)):
+        for table, v in zip((self.features, self.modes, self.yes, self.no, self.missing), (feature, mode, yes, no, missing)):
             table.append(v)
+        self.values.append(value)
         return len(self.modes) - 1
 
 
