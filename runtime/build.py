@@ -1,8 +1,9 @@
 """Compiling a model: compiler stages, schedules, constants, plan and objects, put together."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +13,13 @@ from ..ir.errors import UnsupportedError
 from ..ir.expr import Tensor
 from ..ir.graph import Graph, MapType, OptionalType, SequenceType, TensorType, Type
 from ..ir.kernel import KernelCall, KernelSource
-from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, RoutineNest
+from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, Ref, RoutineNest
 from ..ir.ops.control import ControlFlow
 from ..ir.plan import Plan, Port
 from ..ir.target import Target
+
+if TYPE_CHECKING:
+    from ..compiler.plan import Alias
 
 Progress = Callable[[int, int, str], None]
 
@@ -113,7 +117,7 @@ def in_memory_order(array: np.ndarray, tensor: Tensor, layouts: Mapping[Tensor, 
     return np.ascontiguousarray(array if order is None else array.transpose(order))
 
 
-def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target) -> tuple[list[object], dict[Tensor, np.ndarray]]:
+def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target) -> tuple[list[KernelCall | HostNest | Alias], dict[Tensor, np.ndarray]]:
     """Kernel calls for every nest; nests whose inputs are all known are evaluated instead.
 
     Returns:
@@ -128,13 +132,13 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
 
     constants: dict[Tensor, np.ndarray] = dict(program.constants)
     aliases = pipeline.find_aliases(program, layouts)
-    items: list[object] = []
+    items: list[KernelCall | HostNest | Alias] = []
 
     def add_map(nest: MapNest) -> None:
         if all(o not in program.outputs for o in nest.outputs) and pipeline.depends_only_on(nest, constants):
-            env = {t: constants[t] for t in dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values))}
+            env: dict[Ref, object] = {t: constants[t] for t in dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values))}
             run_nest(nest, env)
-            constants.update((o, env[o]) for o in nest.outputs)
+            constants.update((o, np.asarray(env[o])) for o in nest.outputs)
         else:
             items.append(schedule_map(nest, layouts, target))
 
@@ -172,7 +176,7 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
     return items, used_constants(items, program, constants)
 
 
-def used_constants(items: list[object], program: NestProgram, constants: dict[Tensor, np.ndarray]) -> dict[Tensor, np.ndarray]:
+def used_constants(items: Sequence[KernelCall | HostNest | Alias], program: NestProgram, constants: dict[Tensor, np.ndarray]) -> dict[Tensor, np.ndarray]:
     from ..compiler.plan import Alias
 
     used: dict[object, None] = {}

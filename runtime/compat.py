@@ -5,10 +5,14 @@ import logging
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .exceptions import InvalidArgument, NotImplemented
 from .options import say_no_effect
-from .values import OrtValue
+from .values import IOBinding, OrtValue
+
+if TYPE_CHECKING:
+    from .options import SessionOptions
 
 package_name = "sardonyx"
 cuda_version = ""
@@ -78,10 +82,8 @@ def enable_telemetry_events() -> None:
 
 
 def set_seed(seed: int) -> None:
-    """Seed of random operators that have none of their own."""
-    from ..ir.ops import sampling
-
-    sampling.set_default_seed(int(seed))
+    """Accepted for scripts' sake: an operator without a seed makes one from its node's name, so that results repeat."""
+    say_no_effect("set_seed", "a random operator's seed is its attribute `seed`, else made from the node's name")
 
 
 def set_global_thread_pool_sizes(intra_op: int, inter_op: int) -> None:
@@ -147,7 +149,7 @@ class ModelCompiler:
         input_model_path_or_bytes: the ONNX model.
     """
 
-    def __init__(self, sess_options: object, input_model_path_or_bytes: object, *args: object, **kwargs: object) -> None:
+    def __init__(self, sess_options: "SessionOptions", input_model_path_or_bytes: object, *args: object, **kwargs: object) -> None:
         self._options, self._source = sess_options, input_model_path_or_bytes
 
     def compile_to_file(self, output_model_path: str | None = None) -> None:
@@ -198,13 +200,8 @@ OrtExternalInitializerInfo = _unavailable("OrtExternalInitializerInfo", "package
 OrtSyncStream = _unavailable("OrtSyncStream", "the CPU has no streams")
 
 
-class SessionIOBinding:
+class SessionIOBinding(IOBinding):
     """ONNX Runtime's internal binding object; use `InferenceSession.io_binding()`."""
-
-    def __new__(cls, session: object) -> object:
-        from .values import IOBinding
-
-        return IOBinding(session)
 
 
 class _Validation:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from ..ir.errors import CompileError, SardonyxError
 from ..ir.kernel import KernelSource
@@ -52,7 +53,7 @@ class _Worker:
         for last in (False, True):
             try:
                 send(self._process.stdin, (kernel, target))  # type: ignore[arg-type]
-                image, error = receive(self._process.stdout)  # type: ignore[arg-type, misc]
+                image, error = cast("tuple[bytes, SardonyxError | None]", receive(self._process.stdout))
             except (EOFError, OSError) as e:
                 code = self._process.wait()
                 if code == 0 and not last:  # it left for lack of work just before the request

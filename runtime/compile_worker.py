@@ -11,20 +11,24 @@ import pickle
 import select
 import struct
 import sys
-from typing import BinaryIO
+from typing import IO, TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from ..ir.kernel import KernelSource
+    from ..ir.target import Target
 
 IDLE_SECONDS = 30.0
 LENGTH = struct.Struct("<Q")
 
 
-def send(stream: BinaryIO, message: object) -> None:
+def send(stream: IO[bytes], message: object) -> None:
     """Write one message."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     stream.write(LENGTH.pack(len(data)) + data)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> object:
+def receive(stream: IO[bytes]) -> object:
     """Read one message.
 
     Raises:
@@ -34,7 +38,7 @@ def receive(stream: BinaryIO) -> object:
     return pickle.loads(_read(stream, size))
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
+def _read(stream: IO[bytes], size: int) -> bytes:
     """Exactly `size` bytes; an unbuffered pipe gives at most what it holds at a time."""
     data = bytearray()
     while len(data) < size:
@@ -58,7 +62,7 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 50)
     while _wait(requests):
         try:
-            kernel, target = receive(requests)  # type: ignore[misc]
+            kernel, target = cast("tuple[KernelSource, Target]", receive(requests))
         except EOFError:
             return
         try:
@@ -67,7 +71,7 @@ def main() -> None:
             send(answers, (None, e))
 
 
-def _wait(requests: BinaryIO) -> bool:
+def _wait(requests: IO[bytes]) -> bool:
     """Whether a request came in time; where the system cannot wait on pipes with a limit, there is none."""
     try:
         return bool(select.select([requests], [], [], IDLE_SECONDS)[0])

@@ -59,14 +59,16 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
         OSError: no space or no permission; nothing is left behind.
     """
     views = {name: memoryview(data).cast("B") if memoryview(data) else memoryview(b"") for name, data in sections.items()}
-    table = [[name, 0, v.nbytes, chunk_digest([v])] for name, v in views.items()]
+    digests = {name: chunk_digest([v]) for name, v in views.items()}
+    table: list[tuple[str, int, int, str]] = []
     manifest = b""
     for _ in range(8):  # offsets depend on the manifest's length, which depends on the offsets' digits
         start = HEADER.size + len(manifest)
-        for row in table:
+        table = []
+        for name, view in views.items():
             start = -(-start // ALIGNMENT) * ALIGNMENT
-            row[1] = start
-            start += row[2]
+            table.append((name, start, view.nbytes, digests[name]))
+            start += view.nbytes
         new = json.dumps({"sections": table, "content": content}, separators=(",", ":"), ensure_ascii=False).encode()
         new += b" " * (-len(new) % 256)
         if len(new) == len(manifest):
@@ -79,8 +81,8 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
         with os.fdopen(handle, "wb") as f:
             f.write(HEADER.pack(MAGIC, VERSION, 0, len(manifest), hashlib.sha256(manifest).digest()))
             f.write(manifest)
-            for row, view in zip(table, views.values(), strict=True):
-                f.write(bytes(row[1] - f.tell()))
+            for (_, start, *_), view in zip(table, views.values(), strict=True):
+                f.write(bytes(start - f.tell()))
                 f.write(view)
             f.flush()
             os.fsync(f.fileno())

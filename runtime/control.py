@@ -90,7 +90,7 @@ class ControlRunner:
         if not self.settings["batched"][0]:
             return self._scan(own, captured)
         lengths, rest = own[0], own[1:]
-        batch = np.shape(rest[0])[0]
+        batch = len(np.asarray(rest[0]))
         rows = [self._scan([np.asarray(r)[b] for r in rest], captured, None if lengths is None else int(np.asarray(lengths)[b])) for b in range(batch)]
         return [np.stack([np.asarray(r[k]) for r in rows]) for k in range(len(rows[0]))]
 
@@ -109,7 +109,7 @@ class ControlRunner:
             states = outs[:state_count]
             for c, o in zip(collected, outs[state_count:]):
                 c.append(np.asarray(o))
-        stacks = []
+        stacks: list[object] = []
         for c, axis, backwards in zip(collected, self.settings["output_axes"], self.settings["output_directions"]):
             items = c[::-1] if backwards else c
             if not items:

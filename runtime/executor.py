@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ..ir import driver_abi as dv
 from ..ir.errors import InputError
@@ -33,6 +35,11 @@ class StepTime:
     end_ns: int
 
 
+def _shape(value: object) -> tuple[int, ...]:
+    """The shape of an array, or of a value that NumPy reads as one."""
+    return np.shape(cast("npt.ArrayLike", value))
+
+
 class Executor:
     """A compiled model, ready to run; may be used by several Python threads at once.
 
@@ -56,7 +63,7 @@ class Executor:
         openmp = find_openmp() if threads > 1 else None
         self.plan = plan
         self.threads = threads if openmp is not None else 1
-        self.host_functions = list(host_functions) if host_functions is not None else [f for _, f in plan.host_functions]
+        self.host_functions: list[HostFunction] = list(host_functions) if host_functions is not None else [cast(HostFunction, f) for _, f in plan.host_functions]
         self.tables = Tables(plan, [aligned(c) for c in constants], code, driver, self.threads, openmp)
         self._call = DRIVER_PROTOTYPE(self.tables.driver)
         self._steps = len(plan.steps)
@@ -157,7 +164,7 @@ class Executor:
         if len(inputs) != self._input_count:
             raise InputError(f"the model takes {self._input_count} inputs, {len(inputs)} were given")
         arrays = [_prepared(inputs[b.port], b.name, b.dtype) for b in self.tables.inputs]
-        frame = self._frame_for((*(a.shape for a in arrays), *(np.shape(inputs[k]) for k in self.tables.host_arrays)))
+        frame = self._frame_for((*(a.shape for a in arrays), *(_shape(inputs[k]) for k in self.tables.host_arrays)))
         try:
             arena = self._arenas.pop()
         except IndexError:
@@ -266,7 +273,7 @@ class Executor:
             for k in self.tables.aliases.get(buffers[port[1]].index, (port[1],)):
                 frame.pointers[k] = address(array)
         for output, dim, number in step.sizes:
-            frame.numbers[number] = np.shape(arrays[output])[dim]
+            frame.numbers[number] = _shape(arrays[output])[dim]
 
     def _collect(self, frame: Frame, results: Sequence[object], values: Sequence[object], given: Sequence[np.ndarray | None]) -> list[object]:
         """All outputs in order: those written in place, host values, and copies of what lies elsewhere."""

@@ -186,7 +186,7 @@ class Frame:
         """
         t, plan = self.tables, self.tables.plan
         self.shapes, self.place = None, -1
-        by_port = {}
+        by_port: dict[int, Sequence[int]] = {}
         by_port.update(zip(t.host_arrays, shapes[len(t.inputs):], strict=True))
         for b, shape in zip(t.inputs, shapes, strict=False):
             if len(shape) != len(b.shape):

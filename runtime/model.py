@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 
@@ -98,7 +98,8 @@ def make_executor(model: CompiledModel, objects: Mapping[str, bytes], threads: i
     functions: list[Any] = []
     for k, (_, function) in enumerate(model.plan.host_functions):
         if k in model.bodies:
-            kind, settings = function.kind, dict(function.settings)
+            operator = cast(ControlSettings, function)  # or the lowering's own record, of the same fields
+            kind, settings = operator.kind, dict(operator.settings)
             functions.append(ControlRunner(kind, tuple(make_executor(b, objects, threads).run for b in model.bodies[k]), settings))
         else:
             functions.append(function)
@@ -129,7 +130,7 @@ def to_sections(model: CompiledModel) -> tuple[dict[str, Any], dict[str, bytes |
 def _model_data(model: CompiledModel, prefix: str, sections: dict[str, bytes | memoryview]) -> dict[str, Any]:
     """A model's plan and bodies; its constants become sections whose names start with `prefix`."""
     for k, a in enumerate(model.constants):
-        sections[f"{prefix}{k}"] = memoryview(np.ascontiguousarray(a).reshape(-1).view(np.uint8)) if a.size else b""
+        sections[f"{prefix}{k}"] = np.ascontiguousarray(a).reshape(-1).view(np.uint8).data if a.size else b""
     bodies = [[k, [_model_data(b, f"{prefix}{k}.{j}.", sections) for j, b in enumerate(children)]] for k, children in model.bodies.items()]
     return {"plan": plan_to_data(model.plan, _function_data), "bodies": bodies}
 
@@ -138,7 +139,7 @@ def _function_data(function: object) -> Any:
     from ..ir.ops.host import host_function_to_data
 
     kind = getattr(function, "kind", None)
-    return ["", kind, "control", [list(x) for x in function.settings]] if isinstance(kind, str) else host_function_to_data(function)
+    return ["", kind, "control", [list(x) for x in cast(ControlSettings, function).settings]] if isinstance(kind, str) else host_function_to_data(function)
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,8 @@ def _exporting(path: str, observe: Callable[[str, object], None] | None) -> Call
             observe(stage, subject)
         if stage == "recognise" or (stage == "simplify" and not Path(path).exists()):
             from ..compiler.exporter import export_model
+            from ..ir.graph import Graph
+            assert isinstance(subject, Graph)
             Path(path).write_bytes(export_model(subject).SerializeToString())
     return watch
 
@@ -259,7 +262,7 @@ def declared_ports(source: object) -> tuple[list[Port], list[Port]]:
     return [port(n, t) for n, t in inputs], [port(n, t) for n, t in outputs]
 
 
-def is_package(source: object) -> bool:
+def is_package(source: object) -> TypeGuard[str | os.PathLike[str] | bytes | bytearray | memoryview]:
     """Whether a source is a compiled container rather than an ONNX model."""
     if isinstance(source, (str, os.PathLike)):
         try:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import SupportsInt, cast
 
 import numpy as np
 
@@ -47,6 +48,12 @@ class SessionOptions:
         log_severity_level: 0 verbose to 4 fatal; warnings are shown up to 2.
     """
 
+    intra_op_num_threads: int
+    graph_optimization_level: "GraphOptimizationLevel"
+    optimized_model_filepath: str
+    enable_profiling: bool
+    profile_file_prefix: str
+
     def __init__(self) -> None:
         self.__dict__.update(intra_op_num_threads=0, inter_op_num_threads=0, graph_optimization_level=GraphOptimizationLevel.ORT_ENABLE_ALL,
                              execution_mode=ExecutionMode.ORT_SEQUENTIAL, execution_order=ExecutionOrder.DEFAULT, enable_profiling=False,
@@ -67,7 +74,7 @@ class SessionOptions:
         if name in ("intra_op_num_threads", "inter_op_num_threads") and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             raise ValueError(f"{name} = {value!r}: a whole number of at least 0 was expected")
         if name == "graph_optimization_level":
-            value = GraphOptimizationLevel(int(value))
+            value = GraphOptimizationLevel(int(cast(SupportsInt, value)))
         if name in _NO_EFFECT and value != self.__dict__[name]:
             say_no_effect(f"SessionOptions.{name}", _NO_EFFECT[name])
         self.__dict__[name] = value

@@ -4,8 +4,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from . import knobs
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Progress:
@@ -21,7 +26,7 @@ class Progress:
 class BarProgress(Progress):
     """A line with a bar on the terminal."""
 
-    def __init__(self, bar: object, task: object) -> None:
+    def __init__(self, bar: "RichProgress", task: "TaskID") -> None:
         self._bar, self._task = bar, task
 
     def stage(self, text: str) -> None:

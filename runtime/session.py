@@ -4,10 +4,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ..ir import registrations
 from ..ir.errors import InputError, UnknownRankError
@@ -73,7 +75,7 @@ class InferenceSession:
         check_providers(providers)
         self._options = sess_options or SessionOptions()
         self._source = path_or_bytes
-        self._disabled = frozenset(kwargs.get("disabled_optimizers") or ())
+        self._disabled = frozenset(cast("Collection[str]", kwargs.get("disabled_optimizers") or ()))
         self._threads = self._options.intra_op_num_threads or knobs.THREADS.read_int() or default_threads()
         self._registered = registrations.current()  # variants made later know the same custom operators
         self._variants: dict[object, InferenceSession] = {}
@@ -299,7 +301,7 @@ class InferenceSession:
     def get_input_epdevices(self) -> list[object]:
         return [None] * len(self._model.plan.inputs)
 
-    def create_ortvalue_from_shape_and_type(self, shape: Sequence[int], element_type: object) -> OrtValue:
+    def create_ortvalue_from_shape_and_type(self, shape: Sequence[int], element_type: npt.DTypeLike) -> OrtValue:
         return OrtValue.ortvalue_from_shape_and_type(shape, element_type)
 
 

@@ -2,12 +2,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ..ir import dtypes as dt
 from .exceptions import InvalidArgument
+
+if TYPE_CHECKING:
+    from .session import InferenceSession
 
 
 class OrtDevice:
@@ -47,6 +52,12 @@ def _device_name(device: str | int) -> str:
     return "cpu"
 
 
+class DLPackTensor(Protocol):
+    """What offers its memory by DLPack."""
+
+    def __dlpack__(self, /, *, stream: None = None) -> Any: ...
+
+
 class OrtValue:
     """A value owned by the runtime: a tensor (NumPy array), a sequence (list), a map (dict) or nothing.
 
@@ -81,14 +92,14 @@ class OrtValue:
         return OrtValue(array.view(dtype.numpy), dtype)
 
     @staticmethod
-    def ortvalue_from_shape_and_type(shape: Sequence[int], element_type: object, device_type: str = "cpu", device_id: int = 0, vendor_id: int = -1) -> "OrtValue":
+    def ortvalue_from_shape_and_type(shape: Sequence[int], element_type: npt.DTypeLike, device_type: str = "cpu", device_id: int = 0, vendor_id: int = -1) -> "OrtValue":
         """An uninitialised tensor; `element_type` is a NumPy type or an ONNX type number."""
         _device_name(device_type)
         dtype = _element_type(element_type) if isinstance(element_type, int) else dt.of_numpy(np.dtype(element_type))
         return OrtValue(np.empty(tuple(shape), dtype.numpy), dtype)
 
     @staticmethod
-    def from_dlpack(data: object, is_bool_tensor: bool = False) -> "OrtValue":
+    def from_dlpack(data: "DLPackTensor", is_bool_tensor: bool = False) -> "OrtValue":
         """A value that shares the memory of any DLPack tensor."""
         array = np.from_dlpack(data)
         return OrtValue(array.view(np.bool_) if is_bool_tensor else array)
@@ -104,17 +115,17 @@ class OrtValue:
             raise InvalidArgument(f"a {self.data_type()} has no NumPy form; only tensors have")
         return self._value
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
-    def __dlpack__(self, *args: object, **kwargs: object) -> object:
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> object:
         return self.numpy().__dlpack__(*args, **kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
 
     def to_list(self) -> list[object]:
-        return list(self._value)
+        return list(cast("Iterable[object]", self._value))
 
     def shape(self) -> list[int]:
         return list(self.numpy().shape)
@@ -214,7 +225,7 @@ class SparseTensor:
 def array_at(address: int, shape: Sequence[int], dtype: dt.DType) -> np.ndarray:
     """An array over memory that the caller owns."""
     count = int(np.prod(shape, dtype=np.int64))
-    buffer = (ctypes.c_char * (count * dtype.itemsize_bytes)).from_address(address) if count else b""
+    buffer = memoryview((ctypes.c_char * (count * dtype.itemsize_bytes)).from_address(address) if count else b"")
     return np.frombuffer(buffer, dtype.numpy).reshape(tuple(shape))
 
 
@@ -225,7 +236,7 @@ class IOBinding:
         session: whose inputs and outputs are bound.
     """
 
-    def __init__(self, session: object) -> None:
+    def __init__(self, session: "InferenceSession") -> None:
         self._session = session
         self._input_names = {i.name for i in session.get_inputs()}
         self._output_names = [o.name for o in session.get_outputs()]
@@ -246,7 +257,7 @@ class IOBinding:
         self._check_input(name)
         self._inputs[name] = array
 
-    def bind_input(self, name: str, device_type: str, device_id: int, element_type: object, shape: Sequence[int], buffer_ptr: int) -> None:
+    def bind_input(self, name: str, device_type: str, device_id: int, element_type: npt.DTypeLike, shape: Sequence[int], buffer_ptr: int) -> None:
         """Read an input from memory at an address."""
         self._check_input(name)
         _device_name(device_type)
@@ -257,7 +268,7 @@ class IOBinding:
         self._check_input(name)
         self._inputs[name] = value._value
 
-    def bind_output(self, name: str, device_type: str = "cpu", device_id: int = 0, element_type: object = None, shape: Sequence[int] | None = None,
+    def bind_output(self, name: str, device_type: str = "cpu", device_id: int = 0, element_type: npt.DTypeLike | None = None, shape: Sequence[int] | None = None,
                     buffer_ptr: int | None = None) -> None:
         """Write an output to memory at an address, or let the runtime make it."""
         self._check_output(name)
@@ -287,7 +298,7 @@ class IOBinding:
     def get_outputs_as_ortvaluevector(self) -> list[OrtValue]:
         return self.get_outputs()
 
-    def copy_outputs_to_cpu(self) -> list[np.ndarray]:
+    def copy_outputs_to_cpu(self) -> list[object]:
         """The bound outputs as arrays."""
         return [v.numpy() if v.is_tensor() else v._value for v in self.get_outputs()]
 

@@ -327,3 +327,10 @@ def test_terminated_run(session):
     options.terminate = True
     with pytest.raises(ort.Fail, match="terminate"):
         session.run(None, {"x": rows()}, options)
+
+
+def test_set_seed_says_what_seeds_come_from(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("sardonyx.runtime.compat.say_no_effect", lambda name, why: said.append(f"{name}: {why}"))
+    ort.set_seed(3)
+    assert said == ["set_seed: a random operator's seed is its attribute `seed`, else made from the node's name"]

@@ -118,10 +118,10 @@ def kernel_shares(session: InferenceSession, feed: Mapping[str, object], limits:
             g[3] += int(numbers[step.bytes]) if step.bytes >= 0 else 0
     rows = []
     scale = session._executor.threads
-    for name, (calls, spent, flops, bytes_) in sorted(groups.items(), key=lambda kv: -kv[1][1]):
+    for name, (calls, seconds, flops, bytes_) in sorted(groups.items(), key=lambda kv: -kv[1][1]):
         bound = max(flops / (limits["flops"] * scale), bytes_ / limits["bytes_per_s"])
-        rows.append({"kernel": name, "calls": int(calls), "ms": spent * 1e3, "gflops": flops / spent / 1e9 if spent else 0.0,
-                     "gbytes_per_s": bytes_ / spent / 1e9 if spent else 0.0, "roofline": bound / spent if spent else 0.0})
+        rows.append({"kernel": name, "calls": int(calls), "ms": seconds * 1e3, "gflops": flops / seconds / 1e9 if seconds else 0.0,
+                     "gbytes_per_s": bytes_ / seconds / 1e9 if seconds else 0.0, "roofline": bound / seconds if seconds else 0.0})
     return rows
 
 

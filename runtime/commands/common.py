@@ -148,8 +148,9 @@ def random_feeds(ports: Sequence[Port], dims: Mapping[str, int], seed: int, give
     feeds = dict(given or {})
     sizes = {}
     for p in ports:
-        if p.name in feeds and p.shape is not None and isinstance(feeds[p.name], np.ndarray):
-            sizes.update({d: n for d, n in zip(p.shape, feeds[p.name].shape) if isinstance(d, str)})
+        fed = feeds.get(p.name)
+        if p.shape is not None and isinstance(fed, np.ndarray):
+            sizes.update({d: n for d, n in zip(p.shape, fed.shape) if isinstance(d, str)})
     sizes.update(dims)
     for p in ports:
         if p.name not in feeds:

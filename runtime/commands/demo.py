@@ -63,10 +63,10 @@ def draw(images: np.ndarray, captions: Sequence[tuple[str, bool]]) -> None:
     else:
         for y in range(8):
             click.echo((" " * GAP).join("".join(SHADES[int(v) * 9 // 16] * 2 for v in image[y]) for image in images).rstrip())
-    line = ""
+    caption = ""
     for text, right in captions:
-        line += click.style(text.ljust(16 + GAP), fg="green" if right else "red")
-    click.echo(line.rstrip())
+        caption += click.style(text.ljust(16 + GAP), fg="green" if right else "red")
+    click.echo(caption.rstrip())
 
 
 def show_fusion(model: CompiledModel) -> None:

@@ -11,7 +11,7 @@ import click
 
 from ...ir.errors import SardonyxError
 from ...ir.graph import Graph
-from ...ir.plan import KernelStep
+from ...ir.plan import ControlStep, HostStep, KernelStep
 from ..exceptions import translated
 from ..feeds import describe
 from ..model import CompiledModel, CompileOptions, host_target, is_package, obtain
@@ -167,7 +167,7 @@ def plan_picture(found: CompiledModel) -> Picture:
             picture.labels.append((port.name, describe(port)))
     for k, step in enumerate(plan.steps):
         if not isinstance(step, KernelStep):
-            if getattr(step, "origin", ()):
+            if isinstance(step, (HostStep, ControlStep)) and step.origin:
                 picture.labels.append(("host", shorten(list(step.origin))))
             continue
         at = len(picture.labels)

@@ -48,9 +48,13 @@ def _printer(stage: str | None):
 def stage_text(subject: object) -> str:
     """The text form of a graph or program."""
     from ...ir.graph import Graph
+    from ...ir.loops import NestProgram
     from ...ir.text import graph_text, program_text
 
-    return graph_text(subject) if isinstance(subject, Graph) else program_text(subject)
+    if isinstance(subject, Graph):
+        return graph_text(subject)
+    assert isinstance(subject, NestProgram)
+    return program_text(subject)
 
 
 def _print_code(found, what: str, machine) -> None:

@@ -100,7 +100,7 @@ def save_outputs(session: InferenceSession, results: Sequence[object], output: s
     Raises:
         SardonyxError: an output is not a tensor of numbers.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for p, r in zip(session.get_outputs(), results):
         if not isinstance(r, np.ndarray) or r.dtype == object:
             raise SardonyxError(f"output {p.name} is a {p.type}: .npz files hold tensors of numbers only")
