@@ -176,10 +176,8 @@ class NodeImporter:
             a, written = attributes[key]
             found = [written.find(text(s, what), what) for s in ([a.s] if key == "y" else a.strings)]
             return [v for v in found if v is not None]
-        y = named("y")
-        if not y:
-            raise ModelError("Gradient names no y", what)
-        results = gradient_of(graph, what, y[0], named("xs"), named("zs"), inputs)
+        y, = named("y")  # the schema demands the attribute
+        results = gradient_of(graph, what, y, named("xs"), named("zs"), inputs)
         if len(wanted) > len(results):
             raise ModelError(f"Gradient has {len(wanted)} outputs for {len(results)} tensors in xs", what)
         for name, value in zip(wanted, results, strict=False):

@@ -235,6 +235,7 @@ def test_routines_and_host_functions_are_given_by_name():
     ("program {\n  input %x: f32[M]\n}", "line 2: 'M' is neither a size"),
     ("program {\n  input %x: f32[2] extra\n}", "line 2: 'extra' is left over"),
     ("program {\n  input %x: f32[2]\n  input %x: f32[2]\n}", "line 3: %x is defined twice"),
+    ("program {\n  const %x: host\n}", "line 2: %x is no tensor"),
     ("program {\n  size ~ >= 1\n}", "line 2: unexpected '~'"),
     ("graph g {\n  nothing %x\n}", "line 2: 'nothing' begins no line of a graph"),
     ("graph g {\n    0  %y: f32[] = Relu-14(%x)  @ r\n}", "line 2: %x is not defined"),

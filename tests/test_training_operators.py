@@ -73,5 +73,7 @@ def test_gradient_of_gradient_and_of_independent_values() -> None:
 def test_gradient_refuses() -> None:
     with pytest.raises(NotImplemented, match="no gradient"):
         session([helper.make_node("Det", ["a"], ["y"]), gradient(["a"], ["da"], xs=["a"], y="y")], {"a": [3, 3]}, ["da"])
+    with pytest.raises(InvalidGraph, match="attribute 'y' of Gradient-1 is missing"):
+        session([helper.make_node("Exp", ["a"], ["y"]), gradient(["a"], ["da"], xs=["a"])], {"a": [3, 3]}, ["da"])
     with pytest.raises(InvalidGraph, match="2 tensors in xs and zs and has 1 inputs"):
         session([helper.make_node("Mul", ["a", "a"], ["y"]), gradient(["a"], ["da"], xs=["a", "a"], y="y")], {"a": [3, 3]}, ["da"])
