@@ -123,3 +123,13 @@ def test_long_messages_arrive_in_parts() -> None:
     assert receive(Dripping(LENGTH.pack(len(data)) + data)) == "x" * 1000
     with pytest.raises(EOFError):
         receive(Dripping(LENGTH.pack(len(data)) + data[:-1]))
+
+
+def test_the_rank_of_what_a_cast_is_like_does_not_matter() -> None:
+    condition, one, two = (helper.make_tensor_value_info(n, t, s) for n, t, s in (("c", T.BOOL, []), ("x", T.INT32, [3]), ("y", T.FLOAT, [3])))
+    constants = [helper.make_node("Constant", [], [n], value=helper.make_tensor(n, T.FLOAT, d, [1.0] * 2)) for n, d in (("a", [2]), ("b", [2, 1]))]
+    then, other = (helper.make_graph([c], c.output[0], [], [helper.make_tensor_value_info(c.output[0], T.FLOAT, None)]) for c in constants)
+    nodes = [helper.make_node("If", ["c"], ["like"], then_branch=then, else_branch=other), helper.make_node("CastLike", ["x", "like"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", [condition, one], [two]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    y, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"c": np.array(True), "x": np.array([1, 2, 3], np.int32)})
+    assert y.dtype == np.float32 and y.tolist() == [1, 2, 3]

@@ -10,7 +10,7 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, Tensor
-from ..graph import Value
+from ..graph import TensorType, Value
 from ..loops import Ref
 from .base import REQUIRED, Builder, Lowering, NodeView, Op, Sample, register
 from .callbacks import parse_numbers, spell_numbers
@@ -98,7 +98,8 @@ class CastLike(Op):
     attributes = {"saturate": 1, "round_mode": "up"}
 
     def lower(self, n: Lowering) -> Ref:
-        return convert(n, n.input(0), n.input(1).dtype)
+        like = n.node.inputs[1].type if n.has(1) else None  # of which neither the elements nor the rank matter
+        return convert(n, n.input(0), like.dtype if isinstance(like, TensorType) else n.input(1).dtype)
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return [b.add("CastLike", upstream[0], b.input(0)) if b.type(b.input(0)).dtype.is_float else None, None]
