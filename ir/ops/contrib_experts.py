@@ -93,7 +93,7 @@ class Mixture:
         """[T, k, rows]: weights of the chosen expert times source(token, choice, column), plus its bias."""
         def finish(acc: Expr, batch: tuple[Expr, ...], _: tuple[Expr, ...], column: tuple[Expr, ...]) -> Expr:
             return acc if bias is None else acc + real(bias[self.chosen[batch], column[0]])
-        return self.n.contract((self.tokens, self.count), (), (rows,), (columns,), lambda i, _, k: source(*i, k[0]), lambda i, r, k: weight(self.chosen[i], r[0], k[0]),
+        return self.n.contract((self.tokens, self.count), (), (rows,), (columns,), lambda i, _, k: source(i[0], i[1], k[0]), lambda i, r, k: weight(self.chosen[i], r[0], k[0]),
                                (self.tokens, self.count, rows), lambda i, _, r: (*i, r[0]), dtype=F32, accumulate=F32, epilogue=finish)
 
     def hidden(self, first: Tensor, third: Tensor | None) -> tuple[Callable[[Expr, Expr, Expr], Expr], Expr]:
