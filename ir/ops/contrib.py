@@ -228,20 +228,32 @@ class SkipLayerNormalization(Op):
 
 @register
 class SkipSimplifiedLayerNormalization(Op):
-    """RMSNormalization of input + skip + bias, and that sum. Source: com.microsoft SkipSimplifiedLayerNormalization-1."""
+    """RMSNormalization of input + skip + bias, a mean of 0, the inverse root, and that sum. Source: com.microsoft SkipSimplifiedLayerNormalization-1."""
 
     domain, name, versions = DOMAIN, "SkipSimplifiedLayerNormalization", (1,)
     attributes = {"epsilon": 1e-12}
 
     def decompose(self, b: Builder) -> Sequence[Value | None]:
-        if b.wants(1) or b.wants(2):
-            raise b.unsupported("mean and inv_std_var of SkipSimplifiedLayerNormalization are not given")
-        total = summed(b, 0, 1, 3)
-        return [b.add("RMSNormalization", total, b.input(2), axis=-1, epsilon=float(b.attr("epsilon"))), None, None, total]
+        total, epsilon = summed(b, 0, 1, 3), float(b.attr("epsilon"))
+        y = b.add("RMSNormalization", total, b.input(2), axis=-1, epsilon=epsilon)
+        if not (b.wants(1) or b.wants(2)):
+            return [y, None, None, total]
+        root = inverse_root(b, total, [-1], epsilon)
+        return [y, b.add("ConstantOfShape", b.add("Shape", root)), root, total]
 
     def samples(self) -> Iterator[Sample]:
         x = real_sample((2, 3, 8))
         yield Sample((x, x[::-1].copy(), real_sample((8,))))
+        yield Sample((x, x[::-1].copy(), real_sample((8,))), outputs=4)
+
+
+def inverse_root(b: Builder, x: Value, axes: Sequence[int], epsilon: float) -> Value:
+    """1 / sqrt(mean of squares + epsilon) in the type in which such sums are made."""
+    kind = dt.compute_type(b.type(x).dtype)
+    wide = x if b.type(x).dtype is kind else b.add("Cast", x, to=kind.code)
+    square = b.add("ReduceMean", b.add("Mul", wide, wide), list(axes), keepdims=1)
+    result: Value = b.add("Reciprocal", b.add("Sqrt", b.add("Add", square, b.constant(epsilon, kind))))
+    return result
 
 
 @register
@@ -258,8 +270,7 @@ class SimplifiedLayerNormalization(Op):
             return [y]
         rank = len(b.type(x).shape)
         axes = list(range(int(b.attr("axis")) % rank, rank))
-        square = b.add("ReduceMean", b.add("Mul", x, x), axes, keepdims=1)
-        return [y, b.add("Reciprocal", b.add("Sqrt", b.add("Add", square, b.constant(epsilon, b.type(x).dtype))))]
+        return [y, inverse_root(b, x, axes, epsilon)]
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 3, 8)), real_sample((8,))))

@@ -11,6 +11,7 @@ from .. import expr as ex
 from ..expr import Expr, Tensor
 from ..graph import Attribute
 from .base import Lowering, Op, Sample, register
+from .contrib_quantised import packed_code
 from .selection import TOPK
 
 DOMAIN = "com.microsoft"
@@ -52,9 +53,14 @@ def swish_gate(n: Lowering, gate: Expr, linear: Expr) -> Expr:
 
 
 class Mixture:
-    """A mixture while it is lowered: tokens [T, H], the chosen experts [T, k] and their shares [T, k]."""
+    """A mixture while it is lowered: tokens [T, H], the chosen experts [T, k] and their shares [T, k].
 
-    def __init__(self, n: Lowering, router_weights: Tensor | None) -> None:
+    Args:
+        router_weights: shares given apart from the router's numbers, [T, E].
+        normalised: whether the shares of the chosen experts add up to 1.
+    """
+
+    def __init__(self, n: Lowering, router_weights: Tensor | None, normalised: bool) -> None:
         if n.attr("use_sparse_mixer") or n.attr("swiglu_limit_after_activation"):
             raise n.unsupported(f"use_sparse_mixer or swiglu_limit_after_activation of {n.op.name}")
         self.n, self.x, router = n, n.input(0), n.input(1)
@@ -65,11 +71,11 @@ class Mixture:
         n.require(ex.logical_and(self.count >= 1, self.count <= self.experts), f"k = {self.count.text} of {self.experts.text} experts cannot be chosen")
         logits = n.map(router.shape, lambda *i: real(router[i]), F32)
         top, self.chosen = n.routine(TOPK, [logits], [(F32, (self.tokens, self.count)), (dt.int64, (self.tokens, self.count))], [self.experts, self.count, 1, 1], units=self.tokens)
-        self.shares = self.shared(logits, top, router_weights)
+        self.shares = self.shared(logits, top, router_weights, normalised)
 
-    def shared(self, logits: Tensor, top: Tensor, given: Tensor | None) -> Tensor:
+    def shared(self, logits: Tensor, top: Tensor, given: Tensor | None, normalised: bool) -> Tensor:
         """The share of each chosen expert: softmax over all experts, or over the chosen ones if normalised; given weights as they are, or divided by their sum."""
-        n, normalised = self.n, bool(self.n.attr("normalize_routing_weights"))
+        n = self.n
         if given is not None:
             def weight(t: Expr, c: Expr) -> Expr:
                 return real(given[t, self.chosen[t, c]])
@@ -151,7 +157,7 @@ class MoE(Op):
     tolerance = 1e-4
 
     def lower(self, n: Lowering) -> Tensor:
-        mixture = Mixture(n, None)
+        mixture = Mixture(n, None, bool(n.attr("normalize_routing_weights")))
 
         def layer(index: int) -> tuple[Weight, Tensor | None, Expr]:
             w = n.input(index)
@@ -162,4 +168,56 @@ class MoE(Op):
         x, router = draw(5, 6), draw(5, 4, seed=1)
         yield Sample((x, router, draw(4, 8, 6), draw(4, 8), draw(4, 6, 8), draw(4, 6)), {"k": 2, "activation_type": "gelu"})
         yield Sample((x.reshape(1, 5, 6), router, draw(4, 16, 6), None, draw(4, 6, 8)), {"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 1})
-        yield Sample((x, router, draw(4, 8, 6), None, draw(4, 6, 8), None, draw(4, 8, 6, seed=2)), {"activation_type": "swiglu", "swiglu_limit": 1.0}, name="apart")
+
+
+@register
+class QMoE(Op):
+    """Mixture of experts with weights of 2, 4 or 8 bits in whole rows or blocks. Source: com.microsoft QMoE-1.
+
+    Without router weights the shares are a softmax over the chosen experts whether or not `normalize_routing_weights` is set, as in ONNX Runtime's CPU kernel.
+    """
+
+    domain, name, versions = DOMAIN, "QMoE", (1,)
+    attributes = SETTINGS | {"expert_weight_bits": 4, "quant_type": "int", "block_size": 0}
+    tolerance = 1e-4
+
+    def lower(self, n: Lowering) -> Tensor:
+        if n.attr("quant_type") != "int" or any(n.has(k) for k in range(15, 21)):
+            raise n.unsupported(f"QMoE with quant_type '{n.attr('quant_type')}'")
+        router_weights = n.optional(14)
+        mixture = Mixture(n, router_weights, router_weights is None or bool(n.attr("normalize_routing_weights")))
+        places = {number: index for number, index in ((1, 2), (2, 5), (3, 8)) if n.has(index)}
+        return mixture.mixed({number: (self.weight(n, number, index), n.optional(index + 2), n.input(index).shape[1]) for number, index in places.items()})
+
+    @staticmethod
+    def weight(n: Lowering, number: int, index: int) -> Weight:
+        """(code - zero point) * scale; the zero point is the middle of the codes where none is given."""
+        codes, scales, zeros, block = n.input(index), n.input(index + 1), n.optional(10 + number), int(n.attr("block_size"))
+        bits = int(n.attr(f"fc{number}_expert_weight_bits", n.attr("expert_weight_bits")))
+        if bits not in (2, 4, 8):
+            raise n.unsupported(f"QMoE with {bits} bits")
+        if scales.rank != (3 if block > 0 else 2):
+            raise n.error(f"scales of rank {scales.rank} were given, {3 if block > 0 else 2} was expected with block_size {block}")
+        if block > 0:
+            columns = codes.shape[2] * (8 // bits)
+            n.require(ex.equal(columns, scales.shape[2] * block), f"rows of {columns.text} weights do not have {scales.shape[2].text} blocks of {block}")
+
+        def at(e: Expr, r: Expr, k: Expr) -> Expr:
+            if zeros is None:
+                zero = ex.const(1 << bits - 1, dt.int32)
+            else:
+                zero = packed_code(zeros, (e, r), k // block, bits) if block > 0 else packed_code(zeros, (e,), r, bits)
+            scale = scales[e, r, k // block] if block > 0 else scales[e, r]
+            return real(packed_code(codes, (e, r), k, bits) - zero) * real(scale)
+        return at
+
+    def samples(self) -> Iterator[Sample]:
+        rng = np.random.default_rng(3)
+
+        def codes(*shape: int) -> np.ndarray:
+            return rng.integers(0, 256, shape).astype(np.uint8)
+        x, router = draw(5, 32), draw(5, 4, seed=1)
+        rows = (codes(4, 8, 16), np.abs(draw(4, 8)) / 50, draw(4, 8), codes(4, 32, 4), np.abs(draw(4, 32)) / 50, draw(4, 32))
+        yield Sample((x, router, *rows, None, None, None, codes(4, 4), codes(4, 16)), {"k": 2, "activation_type": "silu"})
+        blocks = (codes(4, 64, 32), np.abs(draw(4, 64, 2)) / 500, None, codes(4, 32, 32), np.abs(draw(4, 32, 2)) / 500, None)
+        yield Sample((x, router, *blocks), {"k": 2, "activation_type": "swiglu", "swiglu_fusion": 1, "expert_weight_bits": 8, "block_size": 16})
