@@ -17,7 +17,7 @@ from sardonyx.ir.ops import sequences, strings  # noqa: E402
 from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
 from sardonyx.ir.ops.host import host_function_from_data, host_function_to_data  # noqa: E402
 
-FAMILIES = ("ml", "trees", "svm", "contrib", "contrib_movement", "contrib_attention", "contrib_experts", "contrib_gating", "contrib_ngrams", "contrib_quantised", "strings")
+FAMILIES = ("ml", "trees", "svm", "contrib", "contrib_movement", "contrib_images", "contrib_matrices", "contrib_attention", "contrib_experts", "contrib_gating", "contrib_ngrams", "contrib_quantised", "strings")
 OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES]
 WITHOUT_SAMPLES = {"BiasAdd", "BiasSplitGelu", "CastMap", "DictVectorizer", "GroupNorm", "ZipMap"}  # maps, or not on ONNX Runtime's CPU
 HOST_OPS = ("SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "SequenceMap",
