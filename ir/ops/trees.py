@@ -1,8 +1,7 @@
-"""Tree ensembles: a routine walks every tree for every row over flat tables made when compiling."""
+"""Tree ensembles: what their attributes say becomes a forest of flat tables."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,115 +9,10 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Tensor
-from ..loops import Ref, Routine, load, store
+from ..loops import Ref
 from .base import Lowering, Op, Sample, register
+from .forest import MAXIMUM, MINIMUM, MODES, SUM, Forest, evaluate_forest
 from .ml import Scores, decide, post_transformed
-
-MODES = {"LEAF": -1, "BRANCH_LEQ": 0, "BRANCH_LT": 1, "BRANCH_GTE": 2, "BRANCH_GT": 3, "BRANCH_EQ": 4, "BRANCH_NEQ": 5, "BRANCH_MEMBER": 6}
-SUM, MINIMUM, MAXIMUM = 0, 1, 2
-ROWS = 16  # rows of one unit
-AGGREGATE = 0  # what a call's constant stands for
-
-
-@dataclass
-class Forest:
-    """Trees as tables: nodes by position, leaves as nodes of mode -1 with a range of (target, weight) entries.
-
-    Args:
-        features, modes, values, yes, no, missing: of each node; `yes` and `no` are positions of nodes, of a leaf the range of its entries. A membership
-            node's value is the position of its first set member; the count stands in `missing` above bit 0.
-        targets, weights: entries of leaves.
-        members: values of the sets of membership nodes.
-        roots: positions of the trees' roots.
-    """
-
-    features: list[int] = field(default_factory=list)
-    modes: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    yes: list[int] = field(default_factory=list)
-    no: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    members: list[float] = field(default_factory=list)
-    roots: list[int] = field(default_factory=list)
-
-    def add(self, feature: int, mode: int, value: float, yes: int, no: int, missing: int) -> int:
-        """Append a node; returns its position."""
-        for table, v in zip((self.features, self.modes, self.yes, self.no, self.missing), (feature, mode, yes, no, missing)):
-            table.append(v)
-        self.values.append(value)
-        return len(self.modes) - 1
-
-
-def walk_trees(x, features, modes, values, links, missing, targets, weights, members, roots, y, rows, columns, trees, outputs, lo, hi):
-    """y[row, target]: sum, minimum or maximum of the weights of the leaves that a row reaches; 0 where it reaches none."""
-    for unit in range(lo, hi):
-        for row in range(unit * ROWS, min(unit * ROWS + ROWS, rows)):
-            base = row * outputs
-            for j in range(outputs):
-                store(y, base + j, 0)
-            for tree in range(trees):
-                at = load(roots, tree)
-                mode = load(modes, at)
-                while mode >= 0:
-                    v = load(x, row * columns + load(features, at))
-                    limit = load(values, at)
-                    flags = load(missing, at)
-                    taken = False
-                    if v != v:
-                        taken = flags % 2 == 1 or mode == 5
-                    elif mode == 0:
-                        taken = v <= limit
-                    elif mode == 1:
-                        taken = v < limit
-                    elif mode == 2:
-                        taken = v >= limit
-                    elif mode == 3:
-                        taken = v > limit
-                    elif mode == 4:
-                        taken = v == limit
-                    elif mode == 5:
-                        taken = v != limit
-                    else:
-                        first = int(limit)
-                        for k in range(first, first + flags // 2):
-                            if load(members, k) == v:
-                                taken = True
-                    at = load(links, 2 * at) if taken else load(links, 2 * at + 1)
-                    mode = load(modes, at)
-                for k in range(load(links, 2 * at), load(links, 2 * at + 1)):
-                    to = base + load(targets, k)
-                    w = load(weights, k)
-                    if AGGREGATE == 0:
-                        store(y, to, load(y, to) + w)
-                    elif AGGREGATE == 1:
-                        if tree == 0 or w < load(y, to):
-                            store(y, to, w)
-                    elif tree == 0 or w > load(y, to):
-                        store(y, to, w)
-
-
-WALK_TREES = Routine("walk_trees", walk_trees)
-
-
-def evaluate_forest(n: Lowering, x: Tensor, forest: Forest, outputs: int, aggregate: int, kind: DType) -> Tensor:
-    """[rows, outputs] of `kind`: the aggregated leaf weights."""
-    if x.rank not in (1, 2):
-        raise n.error(f"an input of rank {x.rank} was given, [rows, features] was expected")
-    matrix = n.map(x.shape if x.rank == 2 else (1, *x.shape), lambda i, j: x[i, j] if x.rank == 2 else x[j], kind)
-
-    def integers(values: Sequence[int]) -> Tensor:
-        return n.constant(np.asarray(list(values) or [0], np.int32))
-
-    def numbers(values: Sequence[float]) -> Tensor:
-        return n.constant(np.asarray(list(values) or [0], kind.numpy))
-    links = [v for pair in zip(forest.yes, forest.no) for v in pair]
-    inputs = [matrix, integers(forest.features), integers(forest.modes), numbers(forest.values), integers(links), integers(forest.missing), integers(forest.targets),
-              numbers(forest.weights), numbers(forest.members), integers(forest.roots)]
-    rows, columns = matrix.shape
-    return n.routine(WALK_TREES, inputs, [(kind, (rows, outputs))], [rows, columns, len(forest.roots), outputs], units=ex.ceildiv(rows, ROWS),
-                     constants={"AGGREGATE": aggregate})[0]
 
 
 def attribute_values(n: Lowering, name: str) -> np.ndarray:
@@ -135,35 +29,44 @@ def read_forest(n: Lowering, prefix: str) -> Forest:
     Raises:
         ModelError: lists of different lengths, unknown modes, or links to nodes that do not exist.
     """
-    trees, nodes = [int(v) for v in n.attr("nodes_treeids") or ()], [int(v) for v in n.attr("nodes_nodeids") or ()]
-    modes = [str(m) for m in n.attr("nodes_modes") or ()]
-    features, yes, no = ([int(v) for v in n.attr(name) or ()] for name in ("nodes_featureids", "nodes_truenodeids", "nodes_falsenodeids"))
-    values = attribute_values(n, "nodes_values")
-    tracks = [int(v) for v in n.attr("nodes_missing_value_tracks_true") or ()] or [0] * len(nodes)
-    if not len(trees) == len(nodes) == len(modes) == len(features) == len(yes) == len(no) == len(values) == len(tracks):
+    def integers(name: str) -> np.ndarray:
+        return np.asarray(n.attr(name) or (), np.int64)
+    trees, nodes, features, yes, no = (integers(f"nodes_{k}") for k in ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids"))
+    values, names = attribute_values(n, "nodes_values"), n.attr("nodes_modes") or ()
+    tracks = integers("nodes_missing_value_tracks_true")
+    tracks = tracks if tracks.size else np.zeros_like(nodes)
+    if len({len(v) for v in (trees, nodes, names, features, yes, no, values, tracks)}) != 1:
         raise n.error("the lists that describe the trees' nodes have different lengths")
-    if unknown := set(modes) - set(MODES):
+    if unknown := set(names) - set(MODES):
         raise n.error(f"node modes {sorted(unknown)} are unknown")
-    position = {key: k for k, key in enumerate(zip(trees, nodes))}
-    entries: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    ids, weights = [int(v) for v in n.attr(f"{prefix}_ids") or ()], attribute_values(n, f"{prefix}_weights")
-    for tree, node, target, weight in zip(n.attr(f"{prefix}_treeids") or (), n.attr(f"{prefix}_nodeids") or (), ids, weights):
-        entries.setdefault((int(tree), int(node)), []).append((target, float(weight)))
-    forest = Forest()
-    for k, key in enumerate(zip(trees, nodes)):
-        if modes[k] == "LEAF":
-            first = len(forest.targets)
-            for target, weight in entries.get(key, ()):
-                forest.targets.append(target)
-                forest.weights.append(weight)
-            forest.add(0, -1, 0.0, first, len(forest.targets), 0)
-            continue
-        links = [position.get((trees[k], child)) for child in (yes[k], no[k])]
-        if None in links:
-            raise n.error(f"node {nodes[k]} of tree {trees[k]} leads to a node that does not exist")
-        forest.add(features[k], MODES[modes[k]], float(values[k]), links[0], links[1], tracks[k] & 1)
-    forest.roots = [min(k for k, t in enumerate(trees) if t == tree) for tree in dict.fromkeys(trees)]
-    return forest
+    modes = np.fromiter((MODES[m] for m in names), np.int64, len(names))
+    leaf, count = modes < 0, len(nodes)
+    ids, weights = integers(f"{prefix}_ids"), attribute_values(n, f"{prefix}_weights")
+    owners, ends = integers(f"{prefix}_treeids"), integers(f"{prefix}_nodeids")
+    entries = min(map(len, (ids, weights, owners, ends)))
+    position = _positions(np.concatenate([trees, trees, trees, owners[:entries]]), np.concatenate([nodes, yes, no, ends[:entries]]), count)
+    yes, no, at = position[count:2 * count], position[2 * count:3 * count], position[3 * count:]
+    lost = np.flatnonzero(~leaf & ((yes < 0) | (no < 0)))
+    if lost.size:
+        raise n.error(f"node {nodes[lost[0]]} of tree {trees[lost[0]]} leads to a node that does not exist")
+    kept = np.flatnonzero(at >= 0)
+    kept = kept[leaf[at[kept]]]
+    kept = kept[np.argsort(at[kept], kind="stable")]
+    first, last = (np.searchsorted(at[kept], position[:count], side) for side in ("left", "right"))
+    return Forest(np.where(leaf, 0, features), modes, np.where(leaf, 0.0, values.astype(np.float64)), np.where(leaf, first, yes), np.where(leaf, last, no),
+                  np.where(leaf, 0, tracks & 1), ids[kept], weights[kept].astype(np.float64), np.zeros(0), np.sort(np.unique(trees, return_index=True)[1]))
+
+
+def _positions(trees: np.ndarray, nodes: np.ndarray, count: int) -> np.ndarray:
+    """Where among the first `count` pairs (tree, node) each pair stands last; -1 where it does not."""
+    names, found = np.unique(nodes, return_inverse=True)
+    keys = np.unique(trees, return_inverse=True)[1] * names.size + found
+    order = np.argsort(keys[:count], kind="stable")
+    place = np.searchsorted(keys[order], keys, "right") - 1
+    if not count:
+        return np.full(keys.size, -1)
+    at = order[np.maximum(place, 0)]
+    return np.where(keys[at] == keys, at, -1)
 
 
 def forest_type(n: Lowering, x: Tensor) -> DType:
@@ -208,12 +111,12 @@ class TreeEnsembleClassifier(Op):
         x = n.input(0)
         classes = len(n.attr("classlabels_int64s") or n.attr("classlabels_strings") or ())
         forest = read_forest(n, "class")
-        ids = sorted(set(forest.targets))
+        ids = np.unique(forest.targets).tolist()
         raw = evaluate_forest(n, x, forest, max(classes, 1, *(t + 1 for t in ids or [0])), SUM, forest_type(n, x))
         base = attribute_values(n, "base_values")
         table = n.constant(base.astype(raw.dtype.numpy)) if base.size else None
         single = classes <= 2 and len(ids) <= 1
-        positive = min(forest.weights, default=0.0) >= 0
+        positive = bool((forest.weights >= 0).all())
         if single:
             column = ex.const(ids[0] if ids else 0)
             start = ex.const(0, raw.dtype) if table is None else table[ex.const(base.size - 1)]
@@ -262,35 +165,32 @@ class TreeEnsemble(Op):
     @staticmethod
     def read(n: Lowering) -> Forest:
         """Branch nodes keep their positions; leaves follow them."""
-        def numbers(name: str) -> list[float]:
+        def numbers(name: str, kind: type = np.int64) -> np.ndarray:
             found = n.attr(name)
-            return [] if found is None else np.asarray(found).astype(np.float64).reshape(-1).tolist()
-        modes, splits, features = numbers("nodes_modes"), numbers("nodes_splits"), numbers("nodes_featureids")
-        branches = len(modes)
-        tracks = numbers("nodes_missing_value_tracks_true") or [0] * branches
-        members = numbers("membership_values")
-        forest = Forest()
-        at = 0
-        for k in range(branches):
-            yes, no = (int(v[k]) + (branches if leaf[k] else 0) for v, leaf in ((numbers("nodes_truenodeids"), numbers("nodes_trueleafs")),
-                                                                              (numbers("nodes_falsenodeids"), numbers("nodes_falseleafs"))))
-            mode, value, count = int(modes[k]), splits[k], 0
-            if mode == MODES["BRANCH_MEMBER"]:
-                value = float(len(forest.members))
-                while at < len(members) and not np.isnan(members[at]):
-                    forest.members.append(members[at])
-                    at, count = at + 1, count + 1
-                at += 1
-            forest.add(int(features[k]), mode, value, yes, no, (int(tracks[k]) & 1) + 2 * count)
-        for k, (target, weight) in enumerate(zip(numbers("leaf_targetids"), numbers("leaf_weights"))):
-            forest.targets.append(int(target))
-            forest.weights.append(weight)
-            forest.add(0, -1, 0.0, k, k + 1, 0)
-        for root in numbers("tree_roots"):
-            forest.roots.append(int(root))
-        if any(link >= len(forest.modes) for k in range(branches) for link in (forest.yes[k], forest.no[k])):
+            return np.zeros(0, kind) if found is None else np.asarray(found).astype(kind).reshape(-1)
+        modes, values, features = numbers("nodes_modes"), numbers("nodes_splits", np.float64), numbers("nodes_featureids")
+        branches, leaves = len(modes), numbers("leaf_targetids").size
+        tracks = numbers("nodes_missing_value_tracks_true")
+        missing = tracks & 1 if tracks.size else np.zeros(branches, np.int64)
+        members = numbers("membership_values", np.float64)
+        yes, no = (numbers(f"nodes_{k}nodeids") + branches * (numbers(f"nodes_{k}leafs") != 0) for k in ("true", "false"))
+        weights = numbers("leaf_weights", np.float64)
+        if len({len(v) for v in (modes, values, features, missing, yes, no)}) != 1 or leaves != weights.size:
+            raise n.error("the lists that describe the trees' nodes or leaves have different lengths")
+        roots = numbers("tree_roots")
+        if any(v.size and not 0 <= v.min() <= v.max() < branches + leaves for v in (yes, no, roots)):
             raise n.error("a node leads to a node or leaf that does not exist")
-        return forest
+        values = values.copy()
+        sets = np.flatnonzero(modes == MODES["BRANCH_MEMBER"])
+        if sets.size:
+            stops = np.append(np.flatnonzero(np.isnan(members)), members.size)
+            starts = np.append(0, stops + 1)
+            for k, node in enumerate(sets):
+                start, stop = (starts[k], stops[k]) if k < stops.size else (0, 0)
+                values[node], missing[node] = start, missing[node] + 2 * (stop - start)
+        return Forest(np.append(features, np.zeros(leaves, np.int64)), np.append(modes, np.full(leaves, -1)), np.append(values, np.zeros(leaves)),
+                      np.append(yes, np.arange(leaves)), np.append(no, np.arange(1, leaves + 1)), np.append(missing, np.zeros(leaves, np.int64)), numbers("leaf_targetids"),
+                      weights, members, roots)
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((np.array([1.2, 3.4, -0.12, 1.66, 4.14, 1.77], np.float32).reshape(3, 2),),
