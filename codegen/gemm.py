@@ -353,12 +353,23 @@ class ProductText(ContractionText):
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
         chunk = Scope(panel)
-        n_chunk = self.parameter(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else p.groups, "chunk")
+        n_chunk = self.parameter(ex.maximum(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else p.groups, 1), "chunk")
         chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
         if not p.channelwise and p.form is None:
             chunk.lines += self.ahead(b_step)
         chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
         chunk.close(f"for k in range(0, {total}, {n_chunk}):")
+        if integer.as_int(self.steps) is None or integer.as_int(self.taps) is None:
+            self.empty_sums(panel, acc_at, size, total)
+
+    def empty_sums(self, panel: Scope, acc_at: str, size: int, total: str) -> None:
+        """Where only the run knows how long sums are: those of nothing are zero."""
+        nothing = Scope(panel, conditional=True)
+        block = Scope(nothing)
+        block.lines += [f"for i in range({size}):", f"    acc[{acc_at} + i] = 0"]
+        self.stores(block, acc_at)
+        block.close("for block in range(blocks):")
+        nothing.close(f"if {total} == 0:" if not self.p.taps else f"if {total} * {self.parameter(self.steps, 'steps')} == 0:")
 
     def ahead(self, b_step: str) -> list[str]:
         """Where the part of `b` that comes next starts, and how many bytes of it each step of a block fetches, so that all blocks together fetch it whole."""

@@ -274,3 +274,15 @@ def test_kernels_are_shared_between_sizes() -> None:
         parts = schedule_contraction(nest, {}, {b}, host_target())
         keys |= {p.kernel.key for p in parts if isinstance(p, KernelCall)}
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sums_of_nothing_are_zero_where_only_the_run_knows_their_length(batch: int) -> None:
+    k = ex.sym("K", 0)
+    axes = ex.axis(batch, "b"), ex.axis(6, "m"), ex.axis(35, "n"), ex.axis(k, "k")
+    a, b, c = sized("a", dt.float32, 6, k), sized("b", dt.float32, batch, k, 35), sized("c", dt.float32, batch, 6, 35)
+    bs, m, n, i = axes
+    nest = ContractionNest((bs,), (m,), (n,), (i,), a[m, i], b[bs, i, n], dt.float32, (Store(c, (bs, m, n), ex.acc(dt.float32) + 1.0),))
+    for length in (0, 1, 5):
+        x, y = values(dt.float32, 6, length), values(dt.float32, batch, length, 35)
+        close(run(nest, {a: x, b: y}, sizes={"K": length})[0], x @ y + 1)
