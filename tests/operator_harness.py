@@ -18,6 +18,16 @@ from sardonyx.ir.graph import Graph, TensorType
 from sardonyx.ir.interpret import run_graph, run_nests
 from sardonyx.ir.ops.base import Op, Sample
 
+# Files of ir/ops by the test file that holds their operators against a reference; test_extension_operators takes all others.
+TENSOR_FAMILIES = ("elementwise", "unary", "activation", "casting", "dropout", "generation", "indexing", "movement", "normalisation", "padding", "rearrangement", "reduction",
+                   "selection")
+LAYER_FAMILIES = ("matmul", "attention", "convolution", "pooling", "recurrent", "resize", "image", "signal", "random_numbers", "quantisation")
+
+
+def family(op: Op) -> str:
+    """The file of ir/ops that defines an operator."""
+    return type(op).__module__.rpartition(".")[2]
+
 
 def equal(got: object, want: object, rtol: float, atol: float) -> None:
     """Raise unless two results agree in kind, shape, type and value; bfloat16 within two units in the last place, as ONNX's own comparison has it."""

@@ -42,7 +42,6 @@ def folder(tmp_path, monkeypatch):
     """An empty cache folder that sessions use."""
     path = tmp_path / "cache"
     monkeypatch.setenv("SARDONYX_CACHE_DIR", str(path))
-    monkeypatch.setenv("SARDONYX_COMPILE_PROCESSES", "1")
     return path
 
 

@@ -12,14 +12,6 @@ from sardonyx.ir.ops.base import find
 FAMILIES = load_families()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SARDONYX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("SARDONYX_COMPILE_PROCESSES", "1")
-        yield
-
-
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.domain}:{f.op}")
 @pytest.mark.filterwarnings("ignore")
 def test_family(family: Family) -> None:

@@ -15,14 +15,6 @@ from sardonyx.ir.text import graph_text
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.txt"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SARDONYX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("SARDONYX_COMPILE_PROCESSES", "1")
-        yield
-
-
 @pytest.mark.parametrize("seed", [0, 1, 3, 4, 6, 7, 8, 9])
 def test_compiled_models_mean_what_their_graphs_mean(seed):
     g = generate(random.Random(seed))

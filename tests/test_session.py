@@ -18,14 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 F, I = TensorProto.FLOAT, TensorProto.INT64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache_folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SARDONYX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("SARDONYX_COMPILE_PROCESSES", "1")
-        yield
-
-
 def info(name, shape, kind=F):
     return helper.make_tensor_value_info(name, kind, shape)
 

@@ -15,7 +15,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
-from operator_harness import equal, failures, interpret_lowered  # noqa: E402
+from operator_harness import TENSOR_FAMILIES, equal, failures, family, interpret_lowered  # noqa: E402
 from sardonyx.ir import dtypes as dt  # noqa: E402
 from sardonyx.ir import expr as ex  # noqa: E402
 from sardonyx.ir import infer  # noqa: E402
@@ -24,9 +24,7 @@ from sardonyx.ir.graph import Graph, TensorType  # noqa: E402
 from sardonyx.ir.interpret import run_graph  # noqa: E402
 from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
 
-FAMILIES = ("elementwise", "unary", "activation", "casting", "dropout", "generation", "indexing", "movement", "normalisation", "padding", "rearrangement",
-            "reduction", "selection")
-OPS = [o for o in all_ops() if type(o).__module__.rpartition(".")[2] in FAMILIES]
+OPS = [o for o in all_ops() if family(o) in TENSOR_FAMILIES]
 NAMES = {o.name for o in OPS}
 
 
