@@ -318,8 +318,9 @@ def merge_parallel_axes(nest: FlatNest) -> FlatNest:
 
 def canonical_reductions(nest: FlatNest) -> FlatNest:
     """Reduced axes in memory order and merged; reductions over equal extents share their axes, among each other and with the innermost parallel axis, so
-    that equal rows are equal expressions."""
-    innermost = nest.axes[-1] if nest.axes else None
+    that equal rows are equal expressions. Where a reduction depends on every parallel axis, all of them are bound at once, and the innermost is not free to be reduced over."""
+    rows = not any(e.op == "reduce" and e.axes >= set(nest.axes) for e in ex.walk(nest.roots()))
+    innermost = nest.axes[-1] if nest.axes and rows else None
     shared: dict[tuple[Expr, frozenset[Expr], int], Expr] = {}
 
     def visit(e: Expr) -> Expr | None:

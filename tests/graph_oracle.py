@@ -126,7 +126,7 @@ def difference(got: np.ndarray, expected: Expected, k: int, slack: float = 1.0) 
         bad = ~(off <= slack * bound) & ~((got != got) & (want != want)) & ~(got == want)
     if not bad.any():
         return None
-    at = tuple(int(i[0]) for i in np.nonzero(bad))
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
     return f"{int(bad.sum())} of {got.size} elements differ, first at {at}: {got[at]} instead of {want[at]} (rounding allows {bound[at]:.3g})"
 
 
