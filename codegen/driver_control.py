@@ -356,6 +356,8 @@ def set_inputs(context, child):
                         changed = 1
         else:
             at = child[LOOP] + 8 * (ITERATION if kind == INPUT_ITERATION else CONDITION)
+            for d in range(rank):
+                given[to + d] = 1
         for s in range(table[row + IN_SLOTS], table[row + IN_SLOTS] + table[row + IN_SLOT_COUNT]):
             pointers[table[s]] = at
     return changed

@@ -106,7 +106,7 @@ class TypingContext(typing.BaseContext):
             return super().resolve_function_type(func, args, kws)
         key = func, tuple(args)
         found = self._resolved.get(key)
-        if found is None:
+        if found is None or not _knows(func, found):
             found = super().resolve_function_type(func, args, kws)
             if found is not None:
                 self._resolved[key] = found
@@ -117,6 +117,17 @@ class TypingContext(typing.BaseContext):
 
         self.install_registry(cmathdecl.registry)
         self.install_registry(mathdecl.registry)
+
+
+def _knows(func: Any, signature: Any) -> bool:
+    """Whether an object that stands for a function can give the implementation of a signature; each learns it only by resolving it itself."""
+    if not isinstance(func, types.Function):
+        return True
+    try:
+        func.get_impl_key(signature)
+    except KeyError:
+        return False
+    return True
 
 
 class KernelContext(cpu.CPUContext):
@@ -133,6 +144,11 @@ class KernelContext(cpu.CPUContext):
         del builtins, numbers, rangeobj, tupleobj, optional  # imported for what they register
         self.install_registry(cmathimpl.registry)
         self.install_registry(mathimpl.registry)
+
+    def get_function(self, fn: Any, sig: Any, _firstcall: bool = True) -> Any:
+        if not _knows(fn, sig):  # another object stood for the function when the kernel was typed: more definitions of it were found since
+            self.typing_context.resolve_function_type(fn, sig.args, {})
+        return super().get_function(fn, sig, _firstcall)
 
     def post_lowering(self, mod: Any, library: Library) -> None:
         if self.fastmath:

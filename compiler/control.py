@@ -153,7 +153,7 @@ def _body_obstacle(body: Plan, tied: Ends) -> str | None:
     inside = [body.buffers[p.buffer] for p in body.inputs]
     for spec, (i, r) in zip(inside, tied.inputs, strict=True):
         rank = 0 if r is None else len(r.shape) - (i.kind == "slice") if isinstance(r, Tensor) else -1
-        if len(spec.shape) != rank:
+        if len(spec.shape) != rank and not (r is None and len(spec.shape) == 1):
             return f"input '{spec.name}' of its body has rank {len(spec.shape)}, it is given rank {rank}"
         wanted = r.dtype if isinstance(r, Tensor) else dt.int64 if i.kind == "iteration" else dt.boolean
         if spec.dtype != wanted.short:

@@ -415,7 +415,7 @@ def body_types(op: str, inputs: Sequence[Value | None], attributes: Mapping[str,
     """What the inputs of a control-flow operator tell about its body's inputs: element types, and shapes that cannot change between iterations."""
     types = [None if v is None else v.type for v in inputs]
     if op == "Loop":
-        return [TensorType(dt.int64, ()), TensorType(dt.boolean, ()), *(_any_shape(t) for t in types[2:])]
+        return [TensorType(dt.int64, None), TensorType(dt.boolean, None), *(_any_shape(t) for t in types[2:])]
     if op == "Scan":
         count = attributes.get("num_scan_inputs")
         if isinstance(count, int) and 0 < count <= len(types):

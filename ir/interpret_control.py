@@ -31,7 +31,7 @@ def run_control(step: ControlFlow, inputs: Sequence[object], run: RunBody) -> li
     if step.kind == "SequenceMap":
         return _sequence_map(own, settings["sequences"], call, len(body.outputs))
     if step.kind == "Loop":
-        return _loop(body, own, settings["carried"][0], call)
+        return _loop(body, own, settings["carried"][0], settings["given"], call)
     if not settings["batched"][0]:
         return _scan(body, own, settings, call, None)
     lengths, rest = own[0], [np.asarray(a) for a in own[1:]]
@@ -46,7 +46,7 @@ def _sequence_map(own: list[object], sequences: tuple[int, ...], call: Callable[
     return [[f[j] for f in found] for j in range(outputs)]
 
 
-def _loop(body: Graph, own: list[object], carried: int, call: Callable[[Sequence[object]], list[object]]) -> list[object]:
+def _loop(body: Graph, own: list[object], carried: int, ranks: tuple[int, ...], call: Callable[[Sequence[object]], list[object]]) -> list[object]:
     """Run while the condition holds, at most M times; an absent M or condition does not stop it."""
     trips = None if own[0] is None else int(np.asarray(own[0]).reshape(()))
     going = own[1] is None or bool(np.asarray(own[1]).reshape(()))
@@ -54,7 +54,7 @@ def _loop(body: Graph, own: list[object], carried: int, call: Callable[[Sequence
     stacks: list[list[np.ndarray]] = [[] for _ in body.outputs[1 + carried:]]
     k = 0
     while going and (trips is None or k < trips):
-        found = call([np.asarray(k, np.int64), np.asarray(going), *state])
+        found = call([np.full((1,) * ranks[0], k, np.int64), np.full((1,) * ranks[1], going), *state])
         going = bool(np.asarray(found[0]).reshape(()))
         state = found[1:1 + carried]
         for stack, item in zip(stacks, found[1 + carried:], strict=True):

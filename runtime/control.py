@@ -49,14 +49,14 @@ class ControlRunner:
         return self.bodies[0 if bool(condition.reshape(())) else 1](captured)
 
     def loop(self, own: list[object], captured: list[object]) -> list[object]:
-        carried_count = self.settings["carried"][0]
+        carried_count, ranks = self.settings["carried"][0], self.settings["given"]
         limit = np.iinfo(np.int64).max if own[0] is None else int(np.asarray(own[0]).reshape(()))
         going = True if own[1] is None else bool(np.asarray(own[1]).reshape(()))
         carried = list(own[2:])
         collected: list[list[object]] | None = None
         step = 0
         while going and step < limit:
-            outs = self.bodies[0]([np.asarray(step, np.int64), np.asarray(going), *carried, *captured])
+            outs = self.bodies[0]([np.full((1,) * ranks[0], step, np.int64), np.full((1,) * ranks[1], going), *carried, *captured])
             going = bool(np.asarray(outs[0]).reshape(()))
             carried = outs[1:1 + carried_count]
             rest = outs[1 + carried_count:]

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -109,6 +112,15 @@ def test_routines_refuse_complex_numbers() -> None:
                    [info("y", [4], T.COMPLEX64)])
     with pytest.raises(NotImplemented, match="complex64"):
         sardonyx.InferenceSession(source)
+
+
+def test_a_truth_without_dimensions_is_negated_first_in_a_process() -> None:
+    """In a process that compiled nothing before: what Numba resolved earlier must not hide what a new kernel needs."""
+    code = ("import numpy as np, sardonyx; from onnx import parser; "
+            "m = parser.parse_model('<ir_version: 10, opset_import: [\"\": 21]> g (bool x) => (bool y) { y = Not(x) }'); "
+            "print(sardonyx.InferenceSession(m.SerializeToString()).run(None, {'x': np.array(True)}))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "SARDONYX_CACHE_DIR": "off"}, check=False)
+    assert done.returncode == 0 and "False" in done.stdout, done.stderr[-500:]
 
 
 class Dripping(io.BytesIO):

@@ -201,21 +201,29 @@ class Lowering(NodeView):
         """The elements of input `index` if they are known when compiling."""
         return self._values[index].constant if self.has(index) else None
 
-    def elements(self, index: int) -> tuple[Expr, ...]:
-        """The elements of an integer vector (or scalar) input, as expressions: constants, symbolic sizes, or loads where only the run knows."""
+    def elements(self, index: int, count: int | None = None) -> tuple[Expr, ...]:
+        """The elements of an integer vector (or scalar) input, as expressions: constants, symbolic sizes, or loads where only the run knows.
+
+        Args:
+            count: how many there must be, if other inputs tell. Where only the run knows that it is another number, they are zeros.
+        """
         v, t = self._values[index], self.input(index)
         if v.constant is not None:
             return tuple(ex.const(x, t.dtype if t.dtype is not dt.boolean else dt.boolean) for x in v.constant.reshape(-1).tolist())
         if v.content is not None:
             return v.content if self._names is None else rename_loads(v.content, self._names)
-        count = ex.integer.as_int(t.numel())
+        length = ex.integer.as_int(t.numel())
+        if length is None and count is not None:
+            self.require(ex.equal(t.numel(), count), f"input {index} has {t.numel().text} elements, {count} were expected")
+        count = count if length is None else length
         if count is None:
             raise UnknownRankError(f"the length of input {index} ('{v.name}') of {self.op.name} is only known when running", self.label)
-        return tuple(t[ex.unravel(ex.const(k), t.shape)] for k in range(count))
+        found = tuple(t[ex.unravel(ex.const(k), t.shape)] for k in range(count))
+        return found if length is not None else tuple(ex.where(ex.equal(t.numel(), count), e, ex.const(0, e.dtype)) for e in found)
 
-    def ints(self, index: int) -> tuple[Expr, ...]:
+    def ints(self, index: int, count: int | None = None) -> tuple[Expr, ...]:
         """`elements` as int64 expressions."""
-        return tuple(whole(ex.cast(e, dt.int64)) for e in self.elements(index))
+        return tuple(whole(ex.cast(e, dt.int64)) for e in self.elements(index, count))
 
     def static_ints(self, index: int) -> list[int] | None:
         """`ints` if all of them are known when compiling."""

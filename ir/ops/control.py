@@ -8,7 +8,7 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..errors import ModelError, UnsupportedError
 from ..expr import Expr
-from ..graph import Graph, SequenceType, TensorType, Type
+from ..graph import Graph, OptionalType, SequenceType, TensorType, Type
 from ..infer import infer_graph, is_small
 from ..loops import HostNest, HostRef, Ref
 from .base import Lowering, Op, register
@@ -186,7 +186,14 @@ class Loop(Control):
         return (n.attr("body"),)  # type: ignore[return-value]
 
     def settings(self, n: Lowering) -> dict[str, tuple[int, ...]]:
-        return {"carried": (len(n.node.inputs) - 2 - captures(n),)}
+        return {"carried": (len(n.node.inputs) - 2 - captures(n),), "given": tuple(map(len, self.given(*self.bodies(n))))}
+
+    @staticmethod
+    def given(body: Graph) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+        """The shapes in which the body takes the iteration's number and the condition: scalars, or one element if it says so."""
+        declared = [v.type for v in body.inputs[:2]]
+        first, second = ((ex.const(1),) if isinstance(t, TensorType) and t.shape is not None and len(t.shape) == 1 else () for t in declared)
+        return first, second
 
     def infer(self, n: Lowering) -> Sequence[Type | None]:
         body, = self.bodies(n)
@@ -194,7 +201,8 @@ class Loop(Control):
         if len(body.inputs) != carried + 2 + captures(n) or len(body.outputs) < carried + 1:
             raise n.error(f"the body has {len(body.inputs)} inputs and {len(body.outputs)} outputs for {carried} carried values; "
                           f"{carried + 2} inputs and at least {carried + 1} outputs were expected")
-        scalar = [TensorType(dt.int64, ()), TensorType(dt.boolean, ())]
+        iteration, condition = self.given(body)
+        scalar = [TensorType(dt.int64, iteration), TensorType(dt.boolean, condition)]
         types: list[Type | None] = [None if v is None else v.type for v in n.node.inputs[2:2 + carried]]
         for _ in range(3):
             set_inputs(body, [*scalar, *types, *capture_types(n)])
@@ -202,7 +210,8 @@ class Loop(Control):
             outs = [o.type for o in body.outputs[1:]]
             if not generalise(body, types, outs[:carried], n):
                 break
-        finals = [unify(n, k, [None if v is None else v.type, outs[k]]) for k, v in enumerate(n.node.inputs[2:2 + carried])]
+        finals = [outs[k] if v is not None and isinstance(v.type, OptionalType) and not isinstance(outs[k], OptionalType)
+                  else unify(n, k, [None if v is None else v.type, outs[k]]) for k, v in enumerate(n.node.inputs[2:2 + carried])]
         return finals + [stacked(n, carried + k, t) for k, t in enumerate(outs[carried:])]
 
 

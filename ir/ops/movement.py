@@ -366,8 +366,10 @@ class Slice(View):
             starts, ends = ([ex.const(int(v)) for v in n.attr(k, REQUIRED)] for k in ("starts", "ends"))
             axes, steps = axis_list(n, len(n.inputs), "axes", x.rank), None
         else:
-            starts, ends = list(n.ints(1)), list(n.ints(2))
-            axes, steps = list(n.ints(3)) if n.has(3) else None, list(n.ints(4)) if n.has(4) else None
+            lengths = [ex.integer.as_int(n.input(k).numel()) for k in range(1, 5) if n.has(k)]
+            count = next((c for c in lengths if c is not None), None)
+            starts, ends = list(n.ints(1, count)), list(n.ints(2, count))
+            axes, steps = list(n.ints(3, count)) if n.has(3) else None, list(n.ints(4, count)) if n.has(4) else None
         axes = [ex.const(k) for k in range(len(starts))] if axes is None else axes
         steps = [ex.const(1)] * len(starts) if steps is None else steps
         if not len(starts) == len(ends) == len(axes) == len(steps):
