@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.graph import Graph
 from .composites import COMPOSITES
+from .quantised import PRODUCTS, REQUANTISING
 from .rewrite import apply_rules
 from .simplify import drop_unused
 
@@ -18,5 +19,5 @@ def recognise(graph: Graph, options: "Options") -> None:
     Args:
         options: `disabled` names rules that must not run.
     """
-    if apply_rules(graph, COMPOSITES, options.disabled):
+    if sum([apply_rules(graph, rules, options.disabled) for rules in (COMPOSITES, PRODUCTS, REQUANTISING)]):
         drop_unused(graph)

@@ -38,8 +38,8 @@ class Edit:
         infer(node)
         return node.outputs[0]
 
-    def constant(self, array: np.ndarray, dtype: DType | None = None) -> Value:
-        return self.graph.constant(f"{self.node.name}/const", array, dtype)
+    def constant(self, array: np.ndarray | np.generic, dtype: DType | None = None) -> Value:
+        return self.graph.constant(f"{self.node.name}/const", np.asarray(array), dtype)
 
 
 @dataclass(frozen=True)

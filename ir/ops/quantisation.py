@@ -85,9 +85,12 @@ class QuantizeLinear(Op):
         where = Blocks(n, x, scale)
         precision = int(n.attr("precision"))
         exact = dt.compute_type(dt.BY_CODE[precision]) if precision else dt.float32
+        known = n.known(1)
+        unscaled = known is not None and bool(np.all(known.astype(np.float32) == 1))
 
         def value(*index: Expr) -> Expr:
-            e = ex.cast(x[index], exact) / ex.cast(where.at(scale, index), exact)
+            e = ex.cast(x[index], exact)
+            e = e if unscaled else e / ex.cast(where.at(scale, index), exact)
             return requantize(e, None if zero is None or is_zero(n, 2) else where.at(zero, index), dtype, bool(n.attr("saturate")))
         return n.map(x.shape, value, dtype)
 
