@@ -125,14 +125,15 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
     """
     from ..codegen import attention
     from ..codegen.contraction import schedule_contraction
-    from ..codegen.map_schedule import schedule_map
     from ..codegen.routines import routine_call
+    from ..codegen.same_nests import MapSchedules
     from ..compiler import pipeline
     from ..ir.interpret import run_nest
 
     constants: dict[Tensor, np.ndarray] = dict(program.constants)
     aliases = pipeline.find_aliases(program, layouts)
     items: list[KernelCall | HostNest | Alias] = []
+    maps = MapSchedules(layouts, target)
 
     def add_map(nest: MapNest) -> None:
         if all(o not in program.outputs for o in nest.outputs) and pipeline.depends_only_on(nest, constants):
@@ -140,7 +141,7 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
             run_nest(nest, env)
             constants.update((o, np.asarray(env[o])) for o in nest.outputs)
         else:
-            items.append(schedule_map(nest, layouts, target))
+            items.append(maps.call(nest))
 
     together: dict[Nest, list[MapNest | KernelCall]] = {}  # what nests that are scheduled with others become, at the place of the last of them
     for found in attention.find(program):
