@@ -70,6 +70,6 @@ def place_symbolic(intervals: Sequence[Interval], sizes_bytes: Sequence[Expr]) -
 
 
 def _typical(e: Expr) -> int:
-    leaves = {n: ex.const(TYPICAL_SIZE) for n in ex.walk(e) if n.op in ("sym", "load")}
+    leaves = {n: ex.const(TYPICAL_SIZE, n.dtype) for n in ex.walk(e) if n.op in ("sym", "load")}
     value = ex.substitute_one(e, leaves)
     return int(value.value) if value.is_const else 1 << 20

@@ -71,9 +71,11 @@ SPLIT_STARTS = """g (float[n, 4] x, int64[2] k, int64 i) => (float[a, b] y) {
 }"""
 
 
-def test_starts_of_a_length_that_only_the_run_knows() -> None:
+@pytest.mark.parametrize("kind", ["int64", "int32"])
+def test_starts_of_a_length_that_only_the_run_knows(kind: str) -> None:
     nodes = SPLIT_STARTS.replace("   zero = ", "   one = Constant<value_int = 1>()\n   zero_d = Constant<value_ints = [1]>()\n   zero = ")
-    x, k = np.arange(12, dtype=np.float32).reshape(3, 4), np.array([1, 2])
+    nodes = nodes.replace("int64[2] k", f"{kind}[2] k").replace("value_ints = [1]>()\n   y", f"value = {kind}[1] {{1}}>()\n   y")
+    x, k = np.arange(12, dtype=np.float32).reshape(3, 4), np.array([1, 2], kind)
     model = onnx.parser.parse_model(HEAD + nodes)
     session = sardonyx.InferenceSession(model.SerializeToString())
     for i in (0, 1):
