@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.errors import ModelError, UnsupportedError
-from ..ir.expr import const
+from ..ir.expr import const, sym
 from ..ir.graph import Graph, TensorType, Type, Value
 from .external_data import ExternalData, map_file
 from .importer_nodes import NodeImporter, Scope, read_opsets, unsupported_opset
-from .importer_tensors import DimReader, import_type, text
+from .importer_tensors import UNKNOWN, DimReader, import_type, text
 from .wire import WireError, split
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def import_model(source: object, *, free_dimensions: Mapping[str, int] | None = 
         free_dimensions_by_denotation: sizes for symbolic dimensions, by their denotation.
         as_inputs: overridable initialisers that become real inputs, because the caller feeds them.
         initializers: arrays that take the place of the model's initialisers of these names.
-        input_shapes: shapes of inputs, where they are to be compiled for one shape.
+        input_shapes: shapes of inputs, where they are to be compiled for one shape; a size of -1 is left open.
         folder: where external data lie, for models that do not come from a file.
 
     Returns:
@@ -54,6 +54,17 @@ def import_model(source: object, *, free_dimensions: Mapping[str, int] | None = 
         ModelError: the model is damaged or breaks the ONNX specification.
         UnsupportedError: it is sound but uses what is not implemented; lists all operators that are missing.
     """
+    importer = model_importer(source, free_dimensions=free_dimensions, free_dimensions_by_denotation=free_dimensions_by_denotation, as_inputs=as_inputs,
+                              initializers=initializers, input_shapes=input_shapes, folder=folder)
+    graph = importer.build()
+    graph.external_files = importer.nodes.external.files()
+    return graph
+
+
+def model_importer(source: object, *, free_dimensions: Mapping[str, int] | None = None, free_dimensions_by_denotation: Mapping[str, int] | None = None,
+                   as_inputs: Collection[str] = (), initializers: Mapping[str, np.ndarray] | None = None,
+                   input_shapes: Mapping[str, tuple[int, ...]] | None = None, folder: str | os.PathLike[str] | None = None) -> "ModelImporter":
+    """What `import_model` builds its graph with; the model is read, its nodes are not."""
     for name, size in {**(free_dimensions or {}), **(free_dimensions_by_denotation or {})}.items():
         if size < 0:
             raise ModelError(f"free dimension '{name}' is set to {size}")
@@ -73,11 +84,9 @@ def import_model(source: object, *, free_dimensions: Mapping[str, int] | None = 
     else:
         proto = _given_model(source)
     dims = DimReader(dict(free_dimensions or {}), dict(free_dimensions_by_denotation or {}))
-    importer = _ModelImporter(proto, external, dims, raw, frozenset(as_inputs), dict(initializers or {}))
+    importer = ModelImporter(proto, external, dims, raw, frozenset(as_inputs), dict(initializers or {}))
     importer.input_shapes = dict(input_shapes or {})
-    graph = importer.build()
-    graph.external_files = external.files()
-    return graph
+    return importer
 
 
 def _parse(buffer: memoryview) -> "tuple[onnx.ModelProto, dict[int, tuple[int, int]]]":
@@ -98,16 +107,24 @@ def read_interface(source: object) -> tuple[list[tuple[str, Type]], list[tuple[s
     Raises:
         ModelError: the model cannot be read.
     """
-    if isinstance(source, (str, os.PathLike)):
-        proto, _ = _parse(memoryview(map_file(Path(source), f"model '{source}'")))
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        proto, _ = _parse(memoryview(source).cast("B"))
-    else:
-        proto = _given_model(source)
+    proto = read_model(source)
     dims = DimReader({}, {})
     known = {t.name for t in proto.graph.initializer}
     inputs = [(i.name, import_type(i.type, dims, i.name)) for i in proto.graph.input if i.name not in known]
     return inputs, [(o.name, import_type(o.type, dims, o.name) if o.HasField("type") else None) for o in proto.graph.output]
+
+
+def read_model(source: object) -> "onnx.ModelProto":
+    """A model's message; data of large tensors may be left out.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _parse(memoryview(map_file(Path(source), f"model '{source}'")))[0]
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _parse(memoryview(source).cast("B"))[0]
+    return _given_model(source)
 
 
 def _given_model(source: object) -> "onnx.ModelProto":
@@ -117,7 +134,7 @@ def _given_model(source: object) -> "onnx.ModelProto":
     return source
 
 
-class _ModelImporter:
+class ModelImporter:
     """One model on its way to a graph."""
 
     def __init__(self, proto: "onnx.ModelProto", external: ExternalData, dims: DimReader, raw: Mapping[int, memoryview], as_inputs: frozenset[str],
@@ -171,7 +188,7 @@ class _ModelImporter:
             if declared is None:
                 raise ModelError(f"input '{name}' of the model has no type")
             if name in self.input_shapes and isinstance(declared, TensorType):
-                declared = TensorType(declared.dtype, tuple(const(d) for d in self.input_shapes[name]))
+                declared = _with_sizes(declared, name, self.input_shapes[name])
             self.scope.define(name, graph.input(name, declared))
         self.nodes.initializers(graph, self.scope, proto, self.raw)
         self._replace_initializers()
@@ -256,6 +273,12 @@ class _ModelImporter:
             if value is None or value.type is None:
                 continue
             _compare(name, declared, value, self.graph)
+
+
+def _with_sizes(declared: TensorType, name: str, shape: tuple[int, ...]) -> TensorType:
+    """A declared type with sizes filled in; those of -1 stay as they are declared."""
+    known = declared.shape if declared.shape is not None and len(declared.shape) == len(shape) else tuple(sym(f"{UNKNOWN}{name}.{k}") for k in range(len(shape)))
+    return TensorType(declared.dtype, tuple(d if size < 0 else const(size) for d, size in zip(known, shape, strict=True)))
 
 
 def _compare(name: str, declared: Type, value: Value, graph: Graph) -> None:

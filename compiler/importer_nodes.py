@@ -87,6 +87,7 @@ class NodeImporter:
         self.functions, self.external, self.dims = functions, external, dims
         self.missing: dict[str, list[str]] = {}  # operator(version) -> the user's nodes
         self.remarks: list[str] = []
+        self.placed: list[onnx.NodeProto] = []  # nodes of the model's own graph that were typed
         self.count = 0
 
     # ---- nodes
@@ -118,8 +119,10 @@ class NodeImporter:
                 self._constant(scope.names[outputs[0]], self._arguments(p, scope, what), what)
             else:
                 others.append(p)
-        for p in _in_order(others, scope):
+        for p in in_order(others, scope):
             self._node(graph, scope, p)
+            if graph.parent is None and not scope.calls:
+                self.placed.append(p)
 
     def _node(self, graph: Graph, scope: Scope, p: "onnx.NodeProto") -> None:
         self.count += 1
@@ -483,7 +486,7 @@ def _depth(graph: Graph) -> int:
     return depth
 
 
-def _reads(p: "onnx.NodeProto", depth: int = 0) -> Iterator[str]:
+def reads(p: "onnx.NodeProto", depth: int = 0) -> Iterator[str]:
     """Names that a node needs from its scope: inputs, and what its bodies use without defining it."""
     for name in p.input:
         if name:
@@ -498,18 +501,18 @@ def _reads(p: "onnx.NodeProto", depth: int = 0) -> Iterator[str]:
             own = {i.name for i in g.input} | {i.name for i in g.initializer} | {s.values.name for s in g.sparse_initializer}
             own.update(o for n in g.node for o in n.output)
             for n in g.node:
-                yield from (name for name in _reads(n, depth + 1) if name not in own)
+                yield from (name for name in reads(n, depth + 1) if name not in own)
             yield from (text(o.name, "a name") for o in g.output if o.name not in own)
 
 
-def _in_order(protos: "Sequence[onnx.NodeProto]", scope: Scope) -> "list[onnx.NodeProto]":
+def in_order(protos: "Sequence[onnx.NodeProto]", scope: Scope) -> "list[onnx.NodeProto]":
     """The nodes, each after what it reads; as given where that holds already.
 
     Raises:
         ModelError: some nodes depend on themselves.
     """
     giver = {name: k for k, p in enumerate(protos) for name in p.output if name}
-    needs = [{giver[name] for name in _reads(p) if name in giver} for p in protos]
+    needs = [{giver[name] for name in reads(p) if name in giver} for p in protos]
     if all(n < k for k, needed in enumerate(needs) for n in needed):
         return list(protos)
     users: list[list[int]] = [[] for _ in protos]

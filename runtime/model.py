@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from . import knobs
 from .cache import Cache, default_cache
 from .container import MAGIC, Container, ContainerError, chunk_digest, write
 from .plan_data import plan_from_data, plan_to_data
+
+if TYPE_CHECKING:
+    from ..compiler.importer_cut import Cut
 
 CACHE_FORMAT = 2
 
@@ -261,6 +264,14 @@ def declared_ports(source: object) -> tuple[list[Port], list[Port]]:
 
     inputs, outputs = read_interface(source)
     return [port(n, t) for n, t in inputs], [port(n, t) for n, t in outputs]
+
+
+def cut_model(source: object, options: CompileOptions) -> "Cut | None":
+    """A model in parts, cut where a rank is only known when running; None if that does not help."""
+    from ..compiler import importer_cut
+
+    return importer_cut.cut_model(source, free_dimensions=options.free_dimensions, free_dimensions_by_denotation=options.free_denotations,
+                                  as_inputs=options.as_inputs, initializers=options.initializers, input_shapes=dict(options.input_shapes))
 
 
 def is_package(source: object) -> TypeGuard[str | os.PathLike[str] | bytes | bytearray | memoryview]:

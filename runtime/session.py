@@ -15,10 +15,11 @@ from ..ir import registrations
 from ..ir.errors import InputError, UnknownRankError
 from ..ir.plan import Plan, Port
 from . import knobs
-from .exceptions import Fail, InvalidArgument, translated
+from .exceptions import Fail, InvalidArgument, NotImplemented, translated
 from .feeds import InputChecker, describe
-from .model import CompiledModel, CompileOptions, declared_ports, host_target, obtain
+from .model import CompiledModel, CompileOptions, cut_model, declared_ports, host_target, obtain
 from .options import RunOptions, SessionOptions, say_no_effect
+from .parts import Parts
 from .providers import CPU, check_providers
 from .threads import default_threads
 from .values import IOBinding, OrtValue
@@ -79,12 +80,16 @@ class InferenceSession:
         self._threads = self._options.intra_op_num_threads or knobs.THREADS.read_int() or default_threads()
         self._registered = registrations.current()  # variants made later know the same custom operators
         self._variants: dict[object, InferenceSession] = {}
+        self._undecided: set[object] = set()  # ranks of inputs that are not enough to compile for
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._part = False  # whether this is a part of another session's model
         self._start(self._compile_options(frozenset()))
 
     def _compile_options(self, as_inputs: frozenset[str]) -> CompileOptions:
         o = self._options
+        if self._part:
+            return CompileOptions(o.level, disabled=self._disabled)
         return CompileOptions(o.level, dict(o._free_by_name), dict(o._free_by_denotation), dict(o._initializers), self._disabled, as_inputs)
 
     def _start(self, options: CompileOptions) -> None:
@@ -92,9 +97,15 @@ class InferenceSession:
             try:
                 model = obtain(self._source, options, host_target(), optimized_path=self._options.optimized_model_filepath)
             except UnknownRankError as e:
-                if options.input_shapes:
+                if not options.input_shapes:
+                    self._start_by_shape(e, options)
+                    return
+                if any(-1 in shape for _, shape in options.input_shapes):
                     raise
-                self._start_by_shape(e)
+                cut = cut_model(self._source, options)
+                if cut is None:
+                    raise
+                self._execute = Parts(cut, [n for n, _ in options.input_shapes], self._start_part).run
                 return
         self._model: CompiledModel = model
         plan = self._model.plan
@@ -111,23 +122,44 @@ class InferenceSession:
             self._profile = Profiler(plan, self._executor, self._options.profile_file_prefix)
             self._execute = self._profile.run
 
-    def _start_by_shape(self, reason: UnknownRankError) -> None:
+    def _start_part(self, model: bytes) -> Callable[..., list[object]]:
+        """Something that runs a part of this session's model."""
+        part: InferenceSession = object.__new__(InferenceSession)
+        part.__dict__.update(self.__dict__, _variants={}, _undecided=set(), _lock=threading.Lock(), _source=model, _part=True)
+        part._start(part._compile_options(frozenset()))
+        return part._execute
+
+    def _start_by_shape(self, reason: UnknownRankError, options: CompileOptions) -> None:
         """The number of dimensions of something inside depends on the inputs' shapes: every new combination of shapes is compiled when it comes."""
         ports = declared_ports(self._source)
         plan = Plan("", [], [], [], [], 0, [], *ports, [], [], [], 0, 0)
         self._model = CompiledModel(plan, {}, (), "by shape", {"by_shape": str(reason)})
-        warnings.warn(f"this model is compiled for each combination of input shapes when it first comes: {reason}", ShapeWarning, stacklevel=4)
+        if not self._part:
+            warnings.warn(f"this model is compiled for each combination of input shapes when it first comes: {reason}", ShapeWarning, stacklevel=4)
         self._checker = InputChecker(plan)
         self._arrays = self._checker.arrays
         self._output_names = [p.name for p in plan.outputs]
         self._positions = {n: k for k, n in enumerate(self._output_names)}
         self._profile = None
+        self._by_shape = options
         self._execute = self._run_by_shape
 
     def _run_by_shape(self, arrays: Sequence[object], outputs: Sequence[object] | None = None) -> list[object]:
-        shapes = tuple((p.name, np.shape(a)) for p, a in zip(self._model.plan.inputs, arrays) if isinstance(a, np.ndarray))
-        variant = self._variant(shapes, dataclasses.replace(self._compile_options(frozenset()), input_shapes=shapes))
-        return variant._execute(arrays, outputs)
+        """Run the variant for the inputs' ranks, if it is they that were not known and if they are enough, else the one for their shapes."""
+        ports = self._model.plan.inputs
+        shapes = tuple((p.name, np.shape(a)) for p, a in zip(ports, arrays) if isinstance(a, np.ndarray))
+        if any(p.shape is None for p in ports if p.type.startswith("tensor(")):
+            ranks = tuple((name, (-1,) * len(shape)) for name, shape in shapes)
+            if ranks not in self._undecided:
+                try:
+                    variant = self._variant(ranks, dataclasses.replace(self._by_shape, input_shapes=ranks))
+                except NotImplemented as e:
+                    if not isinstance(e.__cause__, UnknownRankError):
+                        raise
+                    self._undecided.add(ranks)
+                else:
+                    return variant._execute(arrays, outputs)
+        return self._variant(shapes, dataclasses.replace(self._by_shape, input_shapes=shapes))._execute(arrays, outputs)
 
     def _variant(self, key: object, options: CompileOptions) -> "InferenceSession":
         """This session compiled with other options, made once."""
@@ -135,7 +167,7 @@ class InferenceSession:
             found = self._variants.get(key)
             if found is None:
                 found = object.__new__(InferenceSession)
-                found.__dict__.update(self.__dict__, _variants={}, _lock=threading.Lock())
+                found.__dict__.update(self.__dict__, _variants={}, _undecided=set(), _lock=threading.Lock())
                 found._start(options)
                 self._variants[key] = found
         return found

@@ -1,0 +1,156 @@
+"""Numbers of dimensions that only a run tells: branches of different ranks, loops whose values grow, shapes of a length that depends on data."""
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import sardonyx
+from onnx import parser
+from sardonyx.runtime.exceptions import NotImplemented
+from sardonyx.runtime.session import ShapeWarning
+
+ort = pytest.importorskip("onnxruntime")
+HEAD = '<ir_version: 10, opset_import: ["": 21]>\n'
+LEVELS = [sardonyx.GraphOptimizationLevel.ORT_DISABLE_ALL, sardonyx.GraphOptimizationLevel.ORT_ENABLE_ALL]
+
+BRANCHES = """g (bool c, float[n, m] x, float[m] b) => (float[] y, float[k] s) <float[1] half = {0.5}> {
+   scaled = Mul(x, half)
+   r = If (c) <then_branch = t () => (float[t1] tv) { axes = Constant<value_ints = [0]>() tv = ReduceSum<keepdims = 0>(scaled, axes) },
+               else_branch = f () => (float[f1, f2] fv) { fv = Tanh(scaled) }>
+   shape = Shape(x)
+   one = Constant<value_int = 1>()
+   width = Gather(shape, one)
+   row = Constant<value_ints = [-1]>()
+   flat = Reshape(width, row)
+   wide = Expand(b, flat)
+   y = Add(r, wide)
+   last = Constant<value_ints = [-1]>()
+   s = ReduceMean<keepdims = 0>(y, last)
+}"""
+GROWING = """g (int64 m, float[n] x) => (float[] y, int64[t] sizes) {
+   y, sizes = Loop (m, , x) <body = b (int64 i, bool ci, float[] v) => (bool co, float[] w, int64 o) {
+      first = Constant<value_ints = [0]>()
+      u = Unsqueeze(v, first)
+      w = Concat<axis = 0>(u, u)
+      o = Size(w)
+      co = Identity(ci)
+   }>
+}"""
+SHAPES = """g (float[n] x, int64[4] dims, int64[1] count) => (float[] y, float[] z) {
+   zero = Constant<value_ints = [0]>()
+   shape = Slice(dims, zero, count)
+   y = Reshape(x, shape)
+   z = Exp(y)
+}"""
+INSIDE = """g (int64[1] count, float[n] x, int64[3] dims) => (float[] z) {
+   y = If (c) <then_branch = t () => (float[] tv) { shape = Slice(dims, zero, count) r = Reshape(x, shape) tv = Neg(r) },
+               else_branch = f () => (float[] fv) { fv = Identity(x) }>
+   z = Add(y, one)
+}"""
+
+
+def session(text: str, level: Any = None) -> sardonyx.InferenceSession:
+    options = sardonyx.SessionOptions()
+    if level is not None:
+        options.graph_optimization_level = level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ShapeWarning)
+        return sardonyx.InferenceSession(parser.parse_model(HEAD + text).SerializeToString(), options)
+
+
+def reference(text: str, feeds: dict[str, Any]) -> list[Any]:
+    return ort.InferenceSession(parser.parse_model(HEAD + text).SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_branches_of_different_ranks(level: Any) -> None:
+    s = session(BRANCHES, level)
+    for n, m in ((2, 3), (4, 5), (1, 1)):
+        for c in (True, False):
+            feeds = {"c": np.array(c), "x": np.linspace(-2, 2, n * m, dtype=np.float32).reshape(n, m), "b": np.arange(m, dtype=np.float32)}
+            kept = {k: v.copy() for k, v in feeds.items()}
+            got, want = s.run(None, feeds), reference(BRANCHES, feeds)
+            for g, w in zip(got, want, strict=True):
+                assert g.shape == w.shape
+                np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
+            assert all(np.array_equal(feeds[k], kept[k]) for k in feeds)
+
+
+def test_a_loop_whose_value_gains_a_dimension_each_time() -> None:
+    s = session(GROWING)
+    x = np.arange(3, dtype=np.float32)
+    for m in (0, 1, 3):
+        y, sizes = s.run(None, {"m": np.array(m), "x": x})
+        want = x
+        for _ in range(m):
+            want = np.stack([want, want])
+        np.testing.assert_array_equal(y, want)
+        assert sizes.dtype == np.int64 and sizes.tolist() == [3 * 2 ** (k + 1) for k in range(m)]
+    assert not np.shares_memory(s.run(None, {"m": np.array(0), "x": x})[0], x)
+
+
+def test_a_shape_whose_length_depends_on_data() -> None:
+    s = session(SHAPES)
+    x = np.arange(24, dtype=np.float32) / 24
+    for count in (1, 2, 4):
+        dims = np.array([24, 1, 1, 1] if count == 1 else [4, 6, 1, 1])
+        feeds = {"x": x, "dims": dims, "count": np.array([count])}
+        for g, w in zip(s.run(None, feeds), reference(SHAPES, feeds), strict=True):
+            assert g.shape == w.shape
+            np.testing.assert_allclose(g, w, rtol=1e-6)
+
+
+def test_a_branch_that_needs_a_rank_inside() -> None:
+    text = INSIDE.replace("   y = If", "   zero = Constant<value_ints = [0]>()\n   one = Constant<value_float = 1.0>()\n   two = Constant<value_ints = [2]>()\n"
+                          "   less = Less(count, two)\n   c = Squeeze(less)\n   y = If")
+    s = session(text)
+    x = np.arange(6, dtype=np.float32)
+    for count in (1, 2, 3):
+        feeds = {"count": np.array([count]), "x": x, "dims": np.array([6, 1, 1])}
+        got, = s.run(None, feeds)
+        want, = reference(text, feeds)
+        assert got.shape == want.shape
+        np.testing.assert_array_equal(got, want)
+
+
+def test_outputs_go_where_they_are_bound() -> None:
+    s = session(BRANCHES)
+    binding = s.io_binding()
+    feeds = {"c": np.array(False), "x": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    binding.bind_output("y")
+    binding.bind_output("s")
+    s.run_with_iobinding(binding)
+    for g, w in zip(binding.copy_outputs_to_cpu(), reference(BRANCHES, feeds), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-6)
+
+
+def test_threads_share_a_session_of_unknown_rank() -> None:
+    s = session(BRANCHES)
+    failed: list[BaseException] = []
+
+    def work(c: bool) -> None:
+        feeds = {"c": np.array(c), "x": np.full((2, 3), 1 + c, np.float32), "b": np.zeros(3, np.float32)}
+        try:
+            want = reference(BRANCHES, feeds)
+            for _ in range(20):
+                np.testing.assert_allclose(s.run(None, feeds)[0], want[0], rtol=1e-6)
+        except BaseException as e:
+            failed.append(e)
+    threads = [threading.Thread(target=work, args=(c,)) for c in (True, False, True)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not failed
+
+
+def test_a_scan_that_cannot_be_typed_is_refused() -> None:
+    text = """g (float[n] s, float[k, n] x) => (float[] y) {
+       y = Scan <num_scan_inputs = 1, body = b (float[] v, float[n] e) => (float[] w) { first = Constant<value_ints = [0]>() u = Unsqueeze(v, first) w = Identity(u) }> (s, x)
+    }"""
+    s = session(text)
+    with pytest.raises(NotImplemented, match="known rank"):
+        s.run(None, {"s": np.ones(2, np.float32), "x": np.ones((3, 2), np.float32)})
