@@ -20,6 +20,7 @@ from .windows import is_window
 
 BLOCK = 4096  # elements of one unit of a flat loop
 MAX_CASES = 16  # copies of a loop under different conditions
+MAX_GROWTH = 400  # distinct expressions that the copies of one loop may have more than the loop itself: compilation takes time that grows with their square
 PART = 128  # elements of a row that one unit covers when it reduces across rows
 
 
@@ -31,6 +32,7 @@ class MapSchedule:
         self.writer = Writer()
         self.emitter = RowEmitter(self.writer, nest)
         self.least = len(nest.axes)  # axes that are bound before any store
+        self.growth = MAX_GROWTH  # what is left of it
 
     def call(self) -> KernelCall:
         root = Scope(None)
@@ -140,11 +142,18 @@ class MapSchedule:
             self.segmented(scope, bound, inner, stores)
             return
         condition, yes, no = found
+        sides = [(self.decided(stores, yes), budget // 2), (self.decided(stores, no), budget - 1)]
+        added = sum(expressions(side) for side, _ in sides) - expressions(stores)
+        if added > self.growth:
+            self.segmented(scope, bound, inner, stores)
+            return
+        self.growth -= max(added, 0)
         text = bare(self.emitter.value(condition, scope))
         blocks = []
-        for header, facts in ((f"if {text}:", yes), ("else:", no)):
+        for header, (side, left) in zip((f"if {text}:", "else:"), sides):
             block = Scope(scope, conditional=True)
-            self.cases(block, bound, inner, self.known(stores, facts), budget // 2 if facts is yes else budget - 1)
+            self.emitter.count([s.value for s in side])
+            self.cases(block, bound, inner, side, left)
             blocks.append((block, header))
         for block, header in blocks:
             block.close(header)
@@ -174,9 +183,13 @@ class MapSchedule:
         """The stores where conditions are decided."""
         if not facts:
             return stores
-        new = tuple(replace(s, value=with_facts(s.value, facts)) for s in stores)
+        new = self.decided(stores, facts)
         self.emitter.count([s.value for s in new])
         return new
+
+    @staticmethod
+    def decided(stores: tuple[FlatStore, ...], facts: Facts) -> tuple[FlatStore, ...]:
+        return tuple(replace(s, value=with_facts(s.value, facts)) for s in stores)
 
     def used(self, store: FlatStore) -> frozenset[Expr]:
         return store.offset.axes | store.value.axes
@@ -184,6 +197,11 @@ class MapSchedule:
     def store(self, store: FlatStore, scope: Scope) -> None:
         value = self.emitter.value(store.value, scope)
         scope.lines.append(self.emitter.store(store.tensor, self.emitter.value(store.offset, scope), value))
+
+
+def expressions(stores: Iterable[FlatStore]) -> int:
+    """Number of distinct expressions of the stores' values."""
+    return sum(1 for _ in ex.walk([s.value for s in stores]))
 
 
 def odometer_step(names: Sequence[str], sizes: Sequence[str]) -> list[str]:

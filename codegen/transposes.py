@@ -10,13 +10,14 @@ from ..ir import integer
 from ..ir.expr import Expr
 from .cases import outer_condition, segments
 from .flatten import FlatNest, FlatStore, merge_parallel_axes, replace_axes, substitute_free
-from .map_loops import MAX_CASES, MapSchedule
+from .map_loops import MAX_CASES, MapSchedule, expressions
 from .numba_backend import storage_name
 from .scalar import Scope, bare
 
 TILE = 16  # rows of a tile: one unit
 STRIP = 256  # columns of a tile that stands in scratch memory
 SMALL = 8  # a constant axis up to this long is written out
+MAX_WRITTEN = 400  # distinct expressions of all copies at most: Numba's front end takes time that grows with the square of a body's variables
 
 
 def step(offset: Expr, axis: Expr) -> Expr | None:
@@ -42,11 +43,11 @@ def unroll_small_axes(nest: FlatNest) -> tuple[FlatNest, int]:
     """
     if has_reductions(nest) or len(nest.axes) < 2 or len(nest.stores) > 2:
         return nest, 0
-    inner = nest.axes[-1]
+    inner, size = nest.axes[-1], expressions(nest.stores)
     candidates = [inner] + [a for a in nest.axes[:-1] if any(is_unit(e.args[0], a) and not is_unit(e.args[0], inner) and inner in e.axes for e in _loads(nest))]
     for a in candidates:
         count = integer.as_int(a.extent)
-        if count is None or not 1 < count <= SMALL:
+        if count is None or not 1 < count <= SMALL or count * size > MAX_WRITTEN:
             continue
         stores = tuple(replace(s, offset=substitute_free(s.offset, {a: ex.const(k)}), value=substitute_free(s.value, {a: ex.const(k)}))
                        for k in range(count) for s in nest.stores)

@@ -349,6 +349,32 @@ def test_concat_of_many() -> None:
     assert "if" not in call.kernel.text.split("for u")[-1].replace("if ", "", 0) or call.kernel.text.count("for") >= 5
 
 
+def bilinear(x: Tensor, p: Expr, q: Expr) -> Expr:
+    """Four guarded loads at a data-dependent place, mixed: about 60 expressions."""
+    total: Expr = ex.const(0.0, x.dtype)
+    for i in (0, 1):
+        for j in (0, 1):
+            total = total + ex.load(x, (p + i, q + j), 0) * ex.cast(p * (1 + i) + q * (2 + j), x.dtype)
+    return total
+
+
+def test_conditions_do_not_multiply_code() -> None:
+    """Every row decides four conditions by its own data: not each of their combinations gets a loop of its own."""
+    x, at, y = tensor("x", (6, 7)), tensor("at", (5, 3), dt.int64), tensor("y", (5, 40))
+    call = check(identity_map(y, lambda r, c: bilinear(x, at[r, ex.const(0)] % 9 - 1, at[r, ex.const(1)] % 9 - 1) + bilinear(x, at[r, ex.const(2)] % 9 - 1, c % 7)))
+    assert call.kernel.text.count("\n") < 300
+
+
+def test_only_small_bodies_are_written_out() -> None:
+    """A short inner axis is written out where the body is small, not where its copies would be hundreds of variables."""
+    x, at = tensor("x", (6, 7)), tensor("at", (5, 3), dt.int64)
+    large = identity_map(tensor("y", (5, 5, 7)), lambda a, b, c: bilinear(x, ex.maximum(at[a, b % 3], c - b) % 9, ex.minimum(at[b, c % 3], a) % 9)
+                         + bilinear(x, ex.maximum(at[b, b % 3], c - b) % 9, ex.minimum(at[a, c % 3], a) % 9))
+    assert check(large).kernel.text.count("b2[") == 1
+    small = check(identity_map(tensor("z", (50, 7)), lambda b, c: x[0, c] + ex.cast(b, dt.float32)))
+    assert small.kernel.text.count("b1[") == 7
+
+
 def test_pads_of_unknown_order() -> None:
     n, m = ex.sym("N"), ex.sym("M")
     a, b, c = tensor("a", (3, n)), tensor("b", (3, m)), tensor("c", (3, ex.sym("K")))

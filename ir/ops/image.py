@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,11 +47,44 @@ def keys_weight(d: Expr) -> Expr:
     return ex.where(d <= 1.0, near, ex.where(d < 2.0, far, 0.0))
 
 
+DIMS = 2  # of an image; a call's constant
+
+
+def sum_taps(x, offsets, weights, out, channels, points, area, lo, hi):
+    """One position (image, point) a unit: the weighed sum of 4 taps along each of DIMS dimensions, for every channel. A negative offset is outside."""
+    for unit in range(lo, hi):
+        image = unit // points
+        for channel in range(channels):
+            first = (image * channels + channel) * area
+            total = load(weights, 0) * 0
+            for corner in range(4 ** DIMS):
+                at, rest, inside = 0, corner, True
+                weight = total * 0 + 1
+                for d in range(DIMS):
+                    tap = (unit * DIMS + d) * 4 + rest % 4
+                    rest //= 4
+                    offset = load(offsets, tap)
+                    inside = inside and offset >= 0
+                    at += offset
+                    weight *= load(weights, tap)
+                if inside:
+                    total += load(x, first + at) * weight
+            store(out, (image * channels + channel) * points + unit % points, total)
+
+
+SUM_TAPS = Routine("sum_taps", sum_taps)
+
+
 @register
 class GridSample(Op):
-    """Samples of an image at the positions of a normalised grid, in any number of dimensions. Source: ONNX GridSample-22; Jaderberg et al. 2015."""
+    """Samples of an image at the positions of a normalised grid, in any number of dimensions. Source: ONNX GridSample-22; Jaderberg et al. 2015.
+
+    With cubic samples and border padding, ONNX's text and reference give the border's own value to positions outside of the image; ONNX Runtime and PyTorch
+    only move the taps, as com.microsoft's operator does.
+    """
 
     name, versions = "GridSample", (16, 20, 22)
+    moves_to_border: ClassVar[bool] = True  # whether a position outside of the image is one on its border for cubic samples as well
     attributes = {"align_corners": 0, "padding_mode": "zeros", "mode": "linear"}
 
     def lower(self, n: Lowering) -> Tensor:
@@ -62,56 +96,80 @@ class GridSample(Op):
         if grid.rank != x.rank:
             raise n.error(f"a grid of rank {grid.rank} was given for an input of rank {x.rank}")
         kind = dt.compute_type(x.dtype) if x.dtype.is_float else dt.float32
-        element = self.element(x, size, padding, corners)
+        if mode == "cubic":
+            return self.cubic(n, x, grid, kind, padding, corners)
 
         def value(image: Expr, channel: Expr, *o: Expr) -> Expr:
             def at(k: int) -> Expr:
                 given = ex.cast(grid[(image, *o, ex.const(len(size) - 1 - k))], kind)
                 return self.coordinate(given, size[k], padding, corners, mode)
+
+            def element(index: Sequence[Expr]) -> Expr:
+                if padding == "zeros":
+                    return ex.load(x, (image, channel, *index), 0)
+                return x[(image, channel, *(self.inside(i, d, padding, corners) for i, d in zip(index, size)))]
             places = [at(k) for k in range(len(size))]
             if mode == "nearest":
-                return element(image, channel, [ex.cast(p, dt.int64) for p in places])
-            taps = (0, 1) if mode == "linear" else (-1, 0, 1, 2)
+                return element([ex.cast(p, dt.int64) for p in places])
             low = [ex.cast(ex.unary("floor", p), dt.int64) for p in places]
             part = [p - ex.unary("floor", p) for p in places]
             total: Expr | None = None
-            for corner in itertools.product(taps, repeat=len(size)):
-                term = ex.cast(element(image, channel, [i + c for i, c in zip(low, corner)]), kind)
+            for corner in itertools.product((0, 1), repeat=len(size)):
+                term = ex.cast(element([i + c for i, c in zip(low, corner)]), kind)
                 for c, f in zip(corner, part):
-                    term = term * self.weight(mode, c, f)
+                    term = term * (f if c else 1.0 - f)
                 total = term if total is None else total + term
             assert total is not None
             return total
         return n.map((*x.shape[:2], *grid.shape[1:-1]), value, x.dtype)
 
-    @staticmethod
-    def weight(mode: str, tap: int, part: Expr) -> Expr:
-        if mode == "linear":
-            return part if tap else 1.0 - part
-        return keys_weight(part - float(tap) if tap <= 0 else float(tap) - part)
+    def cubic(self, n: Lowering, x: Tensor, grid: Tensor, kind: dt.DType, padding: str, corners: bool) -> Tensor:
+        """Tables of each position's taps and weights along each dimension, then their sum: all 4^d taps written out would be hundreds of variables."""
+        size = x.shape[2:]
+        table = (*grid.shape, 4)  # image, position, dimension, tap
 
-    @staticmethod
-    def coordinate(given: Expr, size: Expr, padding: str, corners: bool, mode: str) -> Expr:
+        def chosen(d: Expr, values: Sequence[Expr]) -> Expr:
+            out = values[-1]
+            for k, v in enumerate(values[:-1]):
+                out = ex.where(ex.equal(d, k), v, out)
+            return out
+
+        def place(*i: Expr) -> Expr:
+            return self.coordinate(ex.cast(grid[(*i[:-1], len(size) - 1 - i[-1])], kind), chosen(i[-1], size), padding, corners, "cubic")
+        places = n.map(grid.shape, place)
+        strides = [ex.product(size[k + 1:]) for k in range(len(size))]
+
+        def offset(*i: Expr) -> Expr:
+            index, extent = ex.cast(ex.unary("floor", places[i[:-1]]), dt.int64) + (i[-1] - 1), chosen(i[-2], size)
+            at = self.inside(index, extent, padding, corners) * chosen(i[-2], strides)
+            return at if padding != "zeros" else ex.where(ex.logical_and(index >= 0, index < extent), at, -1)
+
+        def weight(*i: Expr) -> Expr:
+            p = places[i[:-1]]
+            return keys_weight(ex.unary("abs", p - ex.unary("floor", p) - ex.cast(i[-1] - 1, kind)))
+        points = ex.product(grid.shape[1:-1])
+        return n.routine(SUM_TAPS, [x, n.map(table, offset), n.map(table, weight)], [(x.dtype, (*x.shape[:2], *grid.shape[1:-1]))],
+                         [x.shape[1], points, ex.product(size)], units=x.shape[0] * points, constants={"DIMS": len(size)})[0]
+
+    def coordinate(self, given: Expr, size: Expr, padding: str, corners: bool, mode: str) -> Expr:
         """The position in elements that a normalised coordinate stands for, rounded for nearest, within what converts to an integer."""
         extent = ex.cast(size, given.dtype)
         x = (given + 1.0) / 2.0 * (extent - 1.0) if corners else ((given + 1.0) * extent - 1.0) / 2.0
         if mode == "nearest":
             x = ex.unary("round", x)
-        if padding == "border":
+        if padding == "border" and mode != "cubic":
             return clamp(x, ex.const(0.0, x.dtype), extent - 1.0)
+        if padding == "border" and self.moves_to_border:
+            edge = 0.0 if corners else 0.5
+            x = ex.where(x < -edge, 0.0, ex.where(x > extent - 1.0 + edge, extent - 1.0, x))
         if padding == "reflection":
             x = reflect_coordinate(x, size, corners)
         return clamp(x, ex.const(-4.0, x.dtype), extent + 4.0)
 
     @staticmethod
-    def element(x: Tensor, size: Sequence[Expr], padding: str, corners: bool) -> Callable[[Expr, Expr, Sequence[Expr]], Expr]:
-        def at(image: Expr, channel: Expr, index: Sequence[Expr]) -> Expr:
-            if padding == "zeros":
-                return ex.load(x, (image, channel, *index), 0)
-            if padding == "border":
-                return x[(image, channel, *(ex.minimum(ex.maximum(i, 0), d - 1) for i, d in zip(index, size)))]
-            return x[(image, channel, *(reflect_index(i, d, corners) for i, d in zip(index, size)))]
-        return at
+    def inside(index: Expr, size: Expr, padding: str, corners: bool) -> Expr:
+        """The index of the element that stands for one outside of the image."""
+        return reflect_index(index, size, corners) if padding == "reflection" else ex.minimum(ex.maximum(index, 0), size - 1)
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(0)
