@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..ir import integer
 from ..ir.target import Target
 from .contraction import ONE, ZERO, Product, extent_product
-from .tile_shapes import TileShape, channel_shapes, tile_shapes
+from .tile_shapes import MATRIX_SHAPES, TileShape, channel_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
@@ -73,9 +73,9 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
         if rows is not None and groups < short:
             height = -(-rows // (short * tile.rows)) * tile.rows
     chunk = None
-    if p.taps and panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
+    if p.taps and not p.joined and panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
         chunk = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size) // (steps or 1024))
-    elif not p.taps and panel_bytes > target.l2_bytes // LONG_SHARE and height > tile.rows:
+    elif not p.taps and not p.joined and panel_bytes > target.l2_bytes // LONG_SHARE and height > tile.rows:
         most = max(1, target.l2_bytes // CHUNK_SHARE // (tile.columns * size))
         chunk = most if steps is None else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
@@ -87,6 +87,8 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
     if p.channelwise:
         shapes = channel_shapes(target, p.dtype, columns, p.group)
         return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
+    if p.joined:
+        return MATRIX_SHAPES[0 if columns is None or columns > MATRIX_SHAPES[1].columns else 1]
     stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
     crowded = stride.is_const and stride.value != 0 and stride.value * p.a.dtype.itemsize_bytes % PAGE == 0
 

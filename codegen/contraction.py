@@ -23,7 +23,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
-from .dot_forms import DotForm, dot_form
+from .dot_forms import MATRIX_STEP, DotForm
 from .flatten import memory_order
 from .tile_shapes import ACCUMULATORS
 
@@ -81,8 +81,20 @@ class Product:
 
     @property
     def groups(self) -> Expr:
-        """Steps of the tile along the inner axis, the last one perhaps in part."""
+        """Steps of the tile along the inner axis, the last one perhaps in part; along all reduced axes where they are joined."""
+        if self.joined:
+            return ex.ceildiv(extent_product(self.reduced), MATRIX_STEP) * (MATRIX_STEP // self.fold)
         return ex.ceildiv(self.inner.extent, self.fold) if self.inner is not None else ONE
+
+    @property
+    def joined(self) -> bool:
+        """Whether the tile walks all reduced axes as one, over rows of `a` that are gathered first."""
+        return self.form is not None and self.form.name == "amx"
+
+    @property
+    def depth(self) -> Expr:
+        """Elements of a column of packed `b`."""
+        return self.groups * self.fold if self.joined else extent_product(self.taps) * self.groups * self.fold
 
     @property
     def tail(self) -> bool:
@@ -452,8 +464,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     windows = winograd.recognise(nest, known, constants, target)
     if windows is not None:
         return winograd.schedule(windows, known, target)
-    form = dot_form(target)
-    codes = conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, form)
+    codes = conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, target)
     if codes is not None:
         return [*codes[0], *gemm.schedule(codes[1], known, target)]
     grouped = conv.small_groups(nest, known, target)

@@ -13,7 +13,8 @@ class DotForm:
     """One way to compute sums of products of 8-bit numbers, exact in int32.
 
     Args:
-        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, or `widen` (multiplication of widened elements).
+        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, `widen` (multiplication of widened elements), or `amx` (products of whole tiles, see
+            `codegen.matrix_tiles`).
         fold: neighbouring products that one lane adds up.
         stored: element type of packed weights.
         a: the element type that the left operand must have; the other 8-bit type becomes it by flipping the top bit. None: either.
@@ -43,10 +44,20 @@ VPDPBUSD = DotForm("vpdpbusd", 4, dt.int8, dt.uint8)
 SDOT = DotForm("sdot", 4, dt.int8, dt.int8)
 PMADDWD = DotForm("pmaddwd", 2, dt.int16, None)
 WIDEN = DotForm("widen", 1, dt.int16, None)
+AMX = {stored: DotForm("amx", 4, stored, None) for stored in (dt.int8, dt.uint8)}  # every pair of signs has an instruction
+MATRIX_STEP = 64  # products that a tile instruction adds to each sum
+FEWEST_ROWS, SHORTEST = 12, 12  # rows and terms of sums that repay whole tiles
 
 
 def has_feature(target: Target, name: str) -> bool:
     return f"+{name}" in target.features.split(",")
+
+
+def matrix_form(target: Target, rows: int | None, terms: int | None, stored: DType) -> DotForm | None:
+    """The form that multiplies whole tiles, if the target has it and the product is large enough; sizes are None where only the run knows them."""
+    if not has_feature(target, "amx-int8") or target.isa != "avx512" or (rows is not None and rows < FEWEST_ROWS) or (terms is not None and terms < SHORTEST):
+        return None
+    return AMX[stored]
 
 
 def dot_form(target: Target) -> DotForm:

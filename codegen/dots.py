@@ -15,8 +15,9 @@ from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
 from ..ir.loops import ContractionNest, MapNest, Store, centred_load
+from ..ir.target import Target
 from .contraction import ONE, Layouts, Product, copy_dense, copy_padded, extent_product, is_constant, merge_axes, ordered, orient, prepare_a, to_product
-from .dot_forms import DotForm
+from .dot_forms import MATRIX_STEP, DotForm, dot_form, matrix_form
 
 NARROW = (dt.uint8, dt.int8)
 LONGEST = 1 << 16  # products of 8-bit numbers whose sum surely fits 32 bits
@@ -41,7 +42,7 @@ def codes_of(e: Expr, reduced: Sequence[Expr]) -> Codes | None:
     return None if zero.axes & set(reduced) else Codes(load, zero)
 
 
-def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], form: DotForm) -> tuple[list[MapNest], Product] | None:
+def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> tuple[list[MapNest], Product] | None:
     """The product over codes, after maps that copy its left operand and sum its operands as far as need be; None where operands are not 8-bit codes."""
     length = integer.as_int(extent_product(nest.reduced))
     if nest.dtype is not dt.int32 or not nest.reduced or (length is not None and length > LONGEST):
@@ -54,6 +55,7 @@ def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection
         a, b = b, a
     if ex.load_fill(b.load) is not None:
         return None
+    form = matrix_form(target, integer.as_int(extent_product(raw.rows)), length, b.load.dtype) or dot_form(target)
     maps, raw = corrected(raw, a, b, constants, form)
     copies, raw = adjacent(raw, layouts)
     raw = merge_axes(ordered(raw, layouts), layouts)
@@ -127,30 +129,34 @@ def stored(name: str, value: Expr, maps: list[MapNest], kept: Sequence[Expr] | N
 
 # ------------------------------------------------------------------------------------------------------------------------- packing
 def packed_dots(p: Product, width: int) -> Tensor:
-    """Panels of b: batch x panels x taps x groups of the inner axis x width x elements of a group."""
+    """Panels of b: batch x panels x taps (unless joined) x groups of steps x width x elements of a group."""
     assert p.form is not None and p.inner is not None
     batch = [x.extent for x in p.batch if x in p.b.axes]
-    shape = (*batch, ex.ceildiv(extent_product(p.columns), width), *(x.extent for x in p.taps), p.groups, ex.const(width), ex.const(p.form.fold))
+    taps = () if p.joined else tuple(x.extent for x in p.taps)
+    shape = (*batch, ex.ceildiv(extent_product(p.columns), width), *taps, p.groups, ex.const(width), ex.const(p.form.fold))
     return Tensor(f"{p.stores[0].tensor.name}.panels", p.form.stored, shape)
 
 
 def pack_dots(p: Product, width: int, packed: Tensor, shifted_last: bool) -> MapNest:
-    """packed[batch, column // width, taps, k // fold, column % width, k % fold] = b shifted; zero past the end of the inner axis."""
+    """packed[batch, column // width, taps, k // fold, column % width, k % fold] = b shifted; zero past the end of the inner axis (of all joined axes)."""
     assert p.form is not None and p.inner is not None
     fold, columns = p.form.fold, extent_product(p.columns)
-    axes = {x: ex.axis(x.extent, "i") for x in (*(x for x in p.batch if x in p.b.axes), *p.taps)}
-    panel, group, lane, part = ex.axis(packed.shape[-4 - len(p.taps)], "p"), ex.axis(p.groups, "q"), ex.axis(width, "l"), ex.axis(fold, "f")
+    taps = () if p.joined else p.taps
+    axes = {x: ex.axis(x.extent, "i") for x in (*(x for x in p.batch if x in p.b.axes), *taps)}
+    panel, group, lane, part = ex.axis(packed.shape[-4 - len(taps)], "p"), ex.axis(p.groups, "q"), ex.axis(width, "l"), ex.axis(fold, "f")
     column = ex.minimum(panel * width, columns - width) + lane if shifted_last else ex.minimum(panel * width + lane, columns - 1)
     mapping = dict(axes)
     mapping.update(zip(p.columns, ex.unravel(column, [x.extent for x in p.columns])))
     k = group * fold + part
-    whole = not p.tail
-    mapping[p.inner] = k if whole else ex.minimum(k, p.inner.extent - 1)
+    walked = p.reduced if p.joined else (p.inner,)
+    length = extent_product(walked)
+    whole = not integer.divide_terms(integer.terms(length), ex.const(MATRIX_STEP if p.joined else fold))[1]
+    mapping.update(zip(walked, ex.unravel(k if whole else ex.minimum(k, length - 1), [x.extent for x in walked])))
     shift = p.form.b_shift(p.b.dtype)
     code = ex.cast(ex.substitute_one(p.b, mapping), dt.int32)
     code = code + ex.const(shift, dt.int32) if shift else code
     if not whole:
-        code = ex.where(k < p.inner.extent, code, NOTHING)
-    index = (*(axes[x] for x in p.batch if x in axes), panel, *(axes[x] for x in p.taps), group, lane, part)
+        code = ex.where(k < length, code, NOTHING)
+    index = (*(axes[x] for x in p.batch if x in axes), panel, *(axes[x] for x in taps), group, lane, part)
     return MapNest(index, (Store(packed, index, ex.cast(code, p.form.stored)),), p.origin)
 

@@ -33,6 +33,11 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
     blocking = choose_blocking(p, target, direct)
     if direct:
         return [ProductText(p, None, blocking, layouts).call()]
+    if p.joined:
+        from .matrix_product import MatrixText
+
+        packed = packed_dots(p, blocking.tile.columns)
+        return [packing(p, packed, blocking), MatrixText(p, packed, blocking, layouts).call()]
     packed = packed_dots(p, blocking.tile.columns) if p.form is not None and not p.channelwise else packed_tensor(p, blocking.tile.columns)
     return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts).call()]
 
@@ -105,6 +110,32 @@ class ProductText(ContractionText):
         height = self.blocking.height
         groups, panels = ex.ceildiv(self.rows, height), ex.ceildiv(self.columns, tile.columns)
         strips = ex.ceildiv(panels, self.blocking.strip)
+        self.declare()
+        for name in ("advanced", "address"):
+            self.writer.function(name, name)
+        self.prologue()
+        unit = Scope(self.root)
+        self.decode_unit(unit, groups, strips)
+        self.row_addresses(unit)
+        if p.guards or (p.taps and not p.channelwise):
+            self.tap_addresses(unit)
+        self.gather(unit)
+        panel = Scope(unit)
+        self.panel(panel)
+        strip = self.parameter(self.blocking.strip, "strip")
+        panel.close(f"for panel in range(strip * {strip}, min(strip * {strip} + {strip}, {self.parameter(panels, 'panels')})):")
+        unit.close("for unit in range(lo, hi):")
+        self.finish()
+        batches = extent_product(p.batch)
+        flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
+        moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * p.b_dtype.itemsize_bytes
+        kind = ("depthwise" if p.group == 1 else "grouped") if p.channelwise else "convolution" if p.taps else "product"
+        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.a.dtype.short}", self.writer, self.root)
+        return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
+
+    def declare(self) -> None:
+        """The functions that compute tiles."""
+        p, tile = self.p, self.blocking.tile
         shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short)
         if p.channelwise:
             self.writer.function("channel_tile", "channel_tile", *shape, p.group, *(() if p.form is None else (p.a.dtype.short,)))
@@ -116,25 +147,12 @@ class ProductText(ContractionText):
             self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
             if self.by_row:
                 self.writer.function("row_tile", "register_tile", 1, *shape[1:], self.unit_step)
-        for name in ("advanced", "address"):
-            self.writer.function(name, name)
-        self.prologue()
-        unit = Scope(self.root)
-        self.decode_unit(unit, groups, strips)
-        self.row_addresses(unit)
-        if p.guards or (p.taps and not p.channelwise):
-            self.tap_addresses(unit)
-        panel = Scope(unit)
-        self.panel(panel)
-        strip = self.parameter(self.blocking.strip, "strip")
-        panel.close(f"for panel in range(strip * {strip}, min(strip * {strip} + {strip}, {self.parameter(panels, 'panels')})):")
-        unit.close("for unit in range(lo, hi):")
-        batches = extent_product(p.batch)
-        flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
-        moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * p.b_dtype.itemsize_bytes
-        kind = ("depthwise" if p.group == 1 else "grouped") if p.channelwise else "convolution" if p.taps else "product"
-        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.a.dtype.short}", self.writer, self.root)
-        return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
+
+    def gather(self, unit: Scope) -> None:
+        """What is done with rows of `a` before they are multiplied: nothing, they are read in place."""
+
+    def finish(self) -> None:
+        """What is done after the last unit: nothing."""
 
     @property
     def width(self) -> str:
@@ -292,8 +310,7 @@ class ProductText(ContractionText):
     def panel_start(self, panel: Scope) -> str:
         """Where the panel's columns of `b` lie; returns the step between its rows."""
         p, tile = self.p, self.blocking.tile
-        depth = self.taps * p.groups * p.fold
-        n_depth, n_columns = self.parameter(depth, "depth"), self.parameter(self.columns, "columns")
+        n_depth, n_columns = self.parameter(p.depth, "depth"), self.parameter(self.columns, "columns")
         at = f"panel * {n_depth}"
         if self.blocking.shifted:
             panel.lines.append(f"first_column = min(panel * {tile.columns}, {n_columns} - {tile.columns})")

@@ -53,3 +53,6 @@ def channel_shapes(target: Target, dtype: DType, columns: int | None, group: int
         return tuple(TileShape(min(8, (target.vector_registers - 3) // (v + 1)), v, lanes) for v in (1, 2) if v <= widest)
     budget = target.vector_registers - SPARE_REGISTERS
     return tuple(TileShape(min(8, (budget - v) // v), v, lanes) for v in (1, 2, 3, 4) if v <= widest)
+
+
+MATRIX_SHAPES = (TileShape(32, 2, 16), TileShape(32, 1, 16))  # tiles of 16 rows and 16 sums, two by two or two by one

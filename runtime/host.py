@@ -1,7 +1,10 @@
 """Facts about this machine, gathered once."""
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +16,8 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _SUFFIX = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 AVX2 = ("avx2", "fma", "f16c")
+TILES = ("amx-tile", "amx-int8", "amx-bf16", "amx-fp16", "amx-complex")  # what needs the system's leave
+_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-64: system call, code and component of extended processor state
 
 
 @lru_cache(maxsize=1)
@@ -20,6 +25,8 @@ def host_target() -> Target:
     """The target that describes this machine: processor, its features, caches, and the cores this process may use."""
     triple = llvm.get_process_triple()
     features = llvm.get_host_cpu_features()
+    if any(features.get(f) for f in TILES) and not may_use_tiles():
+        features.update(dict.fromkeys(TILES, False))
     isa, vector_bytes, registers = "scalar", 8, 16
     if triple.startswith(("x86_64", "amd64")):
         if all(features.get(f) for f in AVX512):
@@ -33,6 +40,13 @@ def host_target() -> Target:
     caches = cache_sizes()
     return Target(triple, llvm.get_host_cpu_name(), features.flatten(), isa, vector_bytes, registers,
                   caches.get(1, 32 << 10), caches.get(2, 1 << 20), caches.get(3, 16 << 20), usable_cores())
+
+
+def may_use_tiles() -> bool:
+    """Ask the system for the tile registers of AMX, for all threads of this process; whether it gives them. Source: Linux, Documentation/arch/x86/xstate.rst."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA) == 0)
 
 
 def cache_sizes(root: Path = _CACHES) -> dict[int, int]:

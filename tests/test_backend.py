@@ -20,7 +20,7 @@ from sardonyx.ir import expr as ex
 from sardonyx.ir.errors import CompileError, TargetError
 from sardonyx.ir.loops import Routine, RoutineNest
 from sardonyx.ir.target import NAMED, Target
-from sardonyx.runtime import compile_pool
+from sardonyx.runtime import compile_pool, host
 from sardonyx.runtime.host import cache_sizes, host_target, usable_cores
 from sardonyx.runtime.objects import LoadedObjects, call_kernel, load_kernel, run_kernel
 
@@ -335,6 +335,11 @@ def test_few_kernels_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_host_target() -> None:
     t = host_target()
     assert t.cores == usable_cores() >= 1 and t.l1_bytes >= 8192 and t.l2_bytes > t.l1_bytes
+
+
+def test_tile_registers_need_the_systems_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "may_use_tiles", lambda: False)
+    assert "+amx" not in host_target.__wrapped__().features
 
 
 def test_cache_sizes(tmp_path: object) -> None:

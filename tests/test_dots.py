@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from contraction_oracle import run
+from contraction_oracle import Scheduled, run
 from sardonyx.codegen.contraction import schedule_contraction
-from sardonyx.codegen.dot_forms import PMADDWD, SDOT, VPDPBUSD, WIDEN, dot_form
+from sardonyx.codegen.dot_forms import AMX, PMADDWD, SDOT, VPDPBUSD, WIDEN, dot_form, has_feature, matrix_form
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
@@ -22,6 +23,9 @@ RNG = np.random.default_rng(11)
 NARROW = (dt.uint8, dt.int8)
 FIRST_VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,-prefer-256-bit", "avx512", 64, 32)
 NARROW_VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v3", "+avxvnni", "avx2", 32, 16)
+TILES = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,+amx-tile,+amx-int8,-prefer-256-bit", "avx512", 64, 32)
+HERE = host_target()
+HOSTS = {"tiles": HERE, "vectors": replace(HERE, features=HERE.features.replace("+amx", "-amx"))} if has_feature(HERE, "amx-int8") else {"vectors": HERE}
 DOTPROD = targets.Target("aarch64-unknown-linux-gnu", "generic", "+neon,+fp-armv8,+dotprod", "neon", 16, 32)
 
 
@@ -37,13 +41,13 @@ def operand(t: Tensor, index: tuple[Expr, ...], zero: Expr | None, fill: int | N
     return code if zero is None else code - zero
 
 
-def product(m: int, n: int, k: int, left: DType, right: DType, a_zero: Expr | None = None, b_zero: bool = False, turned: tuple[bool, bool] = (False, False)
+def product(m: int | Expr, n: int, k: int, left: DType, right: DType, a_zero: Expr | None = None, b_zero: bool = False, turned: tuple[bool, bool] = (False, False)
             ) -> tuple[ContractionNest, Tensor, Tensor, Tensor]:
     i, j, r = ex.axis(m, "m"), ex.axis(n, "n"), ex.axis(k, "k")
-    sizes = [tuple(map(ex.const, s)) for s in ((m, k), (k, n))]
+    sizes = [tuple(map(ex.as_expr, s)) for s in ((m, k), (k, n))]
     a, b = Tensor("a", left, sizes[0][::-1] if turned[0] else sizes[0]), Tensor("b", right, sizes[1][::-1] if turned[1] else sizes[1])
     z = Tensor("z", right, (ex.const(n),))
-    c = Tensor("c", dt.int32, (ex.const(m), ex.const(n)))
+    c = Tensor("c", dt.int32, (ex.as_expr(m), ex.const(n)))
     a_at, b_at = (r, i) if turned[0] else (i, r), (j, r) if turned[1] else (r, j)
     nest = ContractionNest((), (i,), (j,), (r,), operand(a, a_at, a_zero), operand(b, b_at, ex.cast(z[(j,)], dt.int32) if b_zero else None), dt.int32,
                            (Store(c, (i, j), ex.acc(dt.int32)),))
@@ -51,29 +55,50 @@ def product(m: int, n: int, k: int, left: DType, right: DType, a_zero: Expr | No
 
 
 @pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
-@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (2, 63, 3), (5, 64, 4), (6, 65, 5), (7, 16, 31), (13, 130, 33), (131, 17, 64), (1, 200, 257)])
-def test_every_sign_and_size(left: DType, right: DType, m: int, n: int, k: int) -> None:
+@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (2, 63, 3), (5, 64, 4), (6, 65, 5), (7, 16, 31), (13, 130, 33), (131, 17, 64), (1, 200, 257), (12, 31, 12), (33, 33, 129), (49, 100, 300)])
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_sign_and_size(left: DType, right: DType, m: int, n: int, k: int, host: str) -> None:
     nest, a, b, _ = product(m, n, k, left, right)
     x, y = codes(left, m, k), codes(right, k, n)
-    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b})[0], x.astype(np.int32) @ y.astype(np.int32))
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b}, target=HOSTS[host])[0], x.astype(np.int32) @ y.astype(np.int32))
 
 
 @pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
 @pytest.mark.parametrize("turned", list(itertools.product((False, True), (False, True))))
 @pytest.mark.parametrize("constant", [False, True])
-def test_zero_points(left: DType, right: DType, turned: tuple[bool, bool], constant: bool) -> None:
+@pytest.mark.parametrize("m", [9, 40])
+def test_zero_points(left: DType, right: DType, turned: tuple[bool, bool], constant: bool, m: int) -> None:
     zero = ex.const(77, dt.int32)
-    nest, a, b, z = product(9, 70, 21, left, right, zero, True, turned)
-    x, y, zeros = codes(left, 9, 21), codes(right, 21, 70), codes(right, 70)
+    nest, a, b, z = product(m, 70, 21, left, right, zero, True, turned)
+    x, y, zeros = codes(left, m, 21), codes(right, 21, 70), codes(right, 70)
     arrays = {a: np.ascontiguousarray(x.T) if turned[0] else x, b: np.ascontiguousarray(y.T) if turned[1] else y, z: zeros}
     expected = (x.astype(np.int32) - 77) @ (y.astype(np.int32) - zeros.astype(np.int32))
     np.testing.assert_array_equal(run(nest, arrays, constants={b, z} if constant else ())[0], expected)
 
 
-def test_extremes() -> None:
-    nest, a, b, _ = product(3, 20, 65000, dt.uint8, dt.int8)
-    x, y = np.full((3, 65000), 255, np.uint8), np.full((65000, 20), -128, np.int8)
-    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b})[0], np.full((3, 20), 255 * -128 * 65000, np.int32))
+@pytest.mark.parametrize("rows", [3, 17])
+def test_extremes(rows: int) -> None:
+    nest, a, b, _ = product(rows, 20, 65000, dt.uint8, dt.int8)
+    x, y = np.full((rows, 65000), 255, np.uint8), np.full((65000, 20), -128, np.int8)
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b})[0], np.full((rows, 20), 255 * -128 * 65000, np.int32))
+
+
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("host", HOSTS)
+def test_units_may_be_shared(split: int, host: str) -> None:
+    nest, a, b, _ = product(300, 200, 100, dt.uint8, dt.int8)
+    x, y = codes(dt.uint8, 300, 100), codes(dt.int8, 100, 200)
+    scheduled = Scheduled(nest, {a: x, b: y}, constants={b}, target=HOSTS[host])
+    scheduled.run(split=split)
+    np.testing.assert_array_equal(scheduled.get(nest.outputs[0]), x.astype(np.int32) @ y.astype(np.int32))
+
+
+@pytest.mark.parametrize("m", [1, 2, 15, 40, 100])
+def test_rows_that_only_the_run_knows(m: int) -> None:
+    rows = ex.sym("m")
+    nest, a, b, _ = product(rows, 48, 70, dt.uint8, dt.int8)
+    x, y = codes(dt.uint8, m, 70), codes(dt.int8, 70, 48)
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b}, sizes={"m": m})[0], x.astype(np.int32) @ y.astype(np.int32))
 
 
 def convolution(shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int, left: DType, zero: int, groups: int = 1) -> tuple[ContractionNest, Tensor, Tensor]:
@@ -103,17 +128,23 @@ def convolved(x: np.ndarray, w: np.ndarray, stride: int, pad: int, zero: int, gr
     ((2, 16, 9, 8), (33, 16, 3, 3), 1, 1, 1), ((1, 3, 21, 20), (40, 3, 7, 7), 2, 3, 1), ((1, 24, 7, 7), (70, 24, 1, 1), 2, 0, 1), ((1, 40, 9, 9), (40, 1, 3, 3), 1, 1, 40),
     ((1, 18, 9, 9), (18, 1, 5, 5), 2, 2, 18), ((1, 8, 9, 9), (8, 4, 3, 3), 1, 1, 2), ((1, 21, 6, 6), (16, 21, 3, 3), 1, 1, 1)])
 @pytest.mark.parametrize("last", [False, True])
-def test_convolutions(left: DType, shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int, groups: int, last: bool) -> None:
+@pytest.mark.parametrize("host", HOSTS)
+def test_convolutions(left: DType, shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int, groups: int, last: bool, host: str) -> None:
     zero = 128 if left is dt.uint8 else -5
     nest, x, w = convolution(shape, weights, stride, pad, left, zero, groups)
     values, kernel = codes(left, *shape), codes(dt.int8, *weights)
     layouts = {t: (0, 2, 3, 1) for t in (x, nest.outputs[0])} if last else {}
-    np.testing.assert_array_equal(run(nest, {x: values, w: kernel}, layouts=layouts, constants={w})[0], convolved(values, kernel, stride, pad, zero, groups))
+    np.testing.assert_array_equal(run(nest, {x: values, w: kernel}, layouts=layouts, constants={w}, target=HOSTS[host])[0], convolved(values, kernel, stride, pad, zero, groups))
 
 
 def test_features_decide() -> None:
     forms = [dot_form(t) for t in (FIRST_VNNI, NARROW_VNNI, DOTPROD, targets.parse("x86-64-v4"), targets.parse("x86-64-v3"), targets.parse("x86-64-v2"), targets.parse("aarch64"))]
     assert forms == [VPDPBUSD, VPDPBUSD, SDOT, PMADDWD, PMADDWD, PMADDWD, WIDEN]
+
+
+def test_tiles_are_for_many_rows() -> None:
+    assert matrix_form(TILES, 64, 64, dt.uint8) is AMX[dt.uint8] and matrix_form(TILES, None, None, dt.int8) is AMX[dt.int8]
+    assert matrix_form(TILES, 1, 64, dt.int8) is None and matrix_form(TILES, 64, 3, dt.int8) is None and matrix_form(FIRST_VNNI, 64, 64, dt.int8) is None
 
 
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
@@ -127,7 +158,7 @@ def test_older_processors_give_the_same(name: str, left: DType, right: DType) ->
     np.testing.assert_array_equal(found, (x.astype(np.int32) - 3) @ y.astype(np.int32))
 
 
-@pytest.mark.parametrize("target", [FIRST_VNNI, NARROW_VNNI, DOTPROD, targets.parse("aarch64")], ids=["vnni", "avx-vnni", "dotprod", "neon"])
+@pytest.mark.parametrize("target", [FIRST_VNNI, NARROW_VNNI, TILES, DOTPROD, targets.parse("aarch64")], ids=["vnni", "avx-vnni", "tiles", "dotprod", "neon"])
 def test_other_targets_compile(target: targets.Target) -> None:
     for nest in (product(15, 40, 27, dt.uint8, dt.int8)[0], convolution((1, 40, 9, 9), (40, 1, 3, 3), 1, 1, dt.uint8, 3, 40)[0]):
         for part in schedule_contraction(nest, {}, {ex.load_tensor(e) for e in ex.loads([nest.b])}, target):
