@@ -187,16 +187,27 @@ def _divide_by_sum(t: Terms, d: Terms) -> tuple[Terms, Terms]:
     return {}, t
 
 
+def positive_with(n: Expr, e: Expr) -> bool:
+    """Whether `n` is positive wherever `e` has a value: an axis that runs has a positive extent, and so has every size that is a factor of it."""
+    if prove_positive(n):
+        return True
+    factors, running = terms(n), [terms(a.extent) for a in e.axes]
+    if len(factors) != 1 or not running:
+        return False
+    (mono, k), = factors.items()
+    return k > 0 and all(prove_positive(x) or any(all(x in m for m in t) and prove_nonnegative(x) for t in running) for x in mono)
+
+
 @lru_cache(maxsize=REMEMBERED)
 def _floordiv(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value == 1:
         return a
-    if a is b and prove_positive(b):
+    if a is b and positive_with(b, a):
         return const(1)
     if b.is_const and b.value <= 0:
         return None
     quotient, rest = divide_terms(terms(a), b)
-    if quotient and prove_positive(b):
+    if quotient and positive_with(b, a):
         r = from_terms(rest)
         q = from_terms(quotient)
         if (r.is_const and r.value == 0) or (prove_nonnegative(r) and prove_lt(r, b)):
@@ -204,9 +215,9 @@ def _floordiv(a: Expr, b: Expr) -> Expr | None:
         return from_terms(add_terms(quotient, terms(ex.binary("floordiv", r, b))))
     if prove_nonnegative(a) and prove_lt(a, b):
         return const(0)
-    if a.op == "floordiv" and prove_positive(b) and prove_positive(a.args[1]):
+    if a.op == "floordiv" and positive_with(b, a) and positive_with(a.args[1], a):
         return ex.binary("floordiv", a.args[0], a.args[1] * b)
-    if a.op == "mod" and prove_positive(b):
+    if a.op == "mod" and positive_with(b, a):
         inner, rest = divide_terms(terms(a.args[1]), b)
         if inner and not rest:
             return ex.binary("mod", ex.binary("floordiv", a.args[0], b), from_terms(inner))
@@ -223,11 +234,11 @@ def _mod(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value <= 0:
         return None
     quotient, rest = divide_terms(terms(a), b)
-    if quotient and prove_positive(b):
+    if quotient and positive_with(b, a):
         return ex.binary("mod", from_terms(rest), b)
     if prove_nonnegative(a) and prove_lt(a, b):
         return a
-    if a.op == "mod" and prove_positive(b):
+    if a.op == "mod" and positive_with(b, a):
         inner, rest = divide_terms(terms(a.args[1]), b)
         if inner and not rest:
             return ex.binary("mod", a.args[0], b)
@@ -258,7 +269,7 @@ def _common_factor(a: Expr, b: Expr) -> tuple[Expr, Expr] | None:
                 left.remove(atom)
                 kept.append(atom)
         shared = kept
-    shared = [s for s in shared if prove_positive(s)]
+    shared = [s for s in shared if positive_with(s, a)]
     if g <= 1 and not shared:
         return None
 

@@ -191,7 +191,10 @@ def normalised(g: Generator) -> None:
     if op == "MeanVarianceNormalization":
         if x.dtype is not dt.float32:
             raise Discard("its function body has a float32 constant")
-        g.add(op, x, axes=tuple(sorted(a % x.rank for a in axes_of(g, x))))
+        axes = tuple(sorted(a % x.rank for a in axes_of(g, x)))
+        if any((a.astype(np.float64).std(axes) < 0.1 * np.abs(a).max(axes, initial=0) + 0.01).any() for a in x.arrays):
+            raise Discard("variance by a difference of squares: nearly equal elements give a root of less than nothing")
+        g.add(op, x, axes=axes)
     elif op == "LpNormalization":
         if x.dtype.bits < 32:
             raise Discard("norms of nearly nothing")
@@ -366,6 +369,8 @@ def pooling(g: Generator) -> None:
 def resize(g: Generator) -> None:
     x = g.pick_float((3, 4), lambda k: k.least > 0 and k.numel < 4000)
     mode = g.one(("nearest", "linear", "linear", "cubic"))
+    if mode == "cubic" and x.rank != 4:
+        raise Discard("ONNX Runtime has it of images only")
     space = x.rank - 2
     further: dict[str, object] = {"mode": mode, "coordinate_transformation_mode": g.one(("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"))}
     if mode == "nearest":

@@ -128,6 +128,15 @@ def test_linearising_an_unravelled_position_joins_it(constants):
     assert ex.linear_index(ex.unravel(position, constants), constants) is position
 
 
+def test_an_axis_that_runs_makes_its_sizes_positive():
+    """Sizes that may be zero count as positive below an axis over them, and nowhere else."""
+    p = ex.sym("P", 0)
+    j = ex.axis(3 * p * 4)
+    assert ex.linear_index(ex.unravel(j, [ex.const(3), p, ex.const(4)]), [ex.const(3), p, ex.const(4)]) is j
+    assert integer.positive_with(p, j) and not integer.positive_with(p, I) and not integer.positive_with(p, ex.axis(p + 1)) and not integer.positive_with(p, p)
+    assert ex.binary("floordiv", p, p).op == "floordiv"
+
+
 def test_equal_expressions_are_the_same_object():
     assert I * 6 + J is J + 6 * I
     assert (I + J) * (I - J) is I * I - J * J
