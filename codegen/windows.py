@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..ir import dtypes as dt
 from ..ir import expr as ex
@@ -12,6 +12,8 @@ from .cases import Cut, conjuncts, cut_of, with_facts
 from .flatten import FlatNest, substitute_free
 
 WINDOW = 25  # positions of a window
+WRITTEN_OUT = 400  # operations that a window may be written out to
+_WRITABLE = ex.CHEAP | {"load", "poly", "axis", "const", "sym", "floordiv", "mod"}
 _FOLDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
 
@@ -21,15 +23,35 @@ def is_window(r: Expr) -> bool:
     return count is not None and 0 < count <= WINDOW
 
 
+def is_cheap(r: Expr) -> bool:
+    """Whether a window's operand may be written out for every position: no inner reduction, nothing dear, and few operations in all."""
+    operations = list(outside_of_loads(r.args[0]))
+    return all(n.op in _WRITABLE for n in operations) and len(operations) * int(ex.product(a.extent for a in ex.reduce_axes(r)).value) <= WRITTEN_OUT
+
+
+def outside_of_loads(e: Expr) -> Iterator[Expr]:
+    """Distinct nodes of an expression, without the arithmetic of indices."""
+    pending, seen = [e], {e}
+    while pending:
+        n = pending.pop()
+        yield n
+        if n.op in ("load", "poly"):
+            continue
+        for c in ex.children(n):
+            if c not in seen:
+                seen.add(c)
+                pending.append(c)
+
+
 def expand_windows(nest: FlatNest) -> FlatNest:
     """max(r < 3: a[2 * i + r - 1 else -inf])  ->  where(all inside, max(a[2 * i - 1], a[2 * i], a[2 * i + 1]), as before)
 
-    for windows that move along the nest's innermost axis or aside of it, so that the innermost loop does the same at each step.
+    for windows of cheap operands that move along the nest's innermost axis or aside of it, so that the innermost loop does the same at each step.
     """
     inner = nest.axes[-1] if nest.axes else None
 
     def visit(e: Expr) -> Expr | None:
-        if e.op != "reduce" or ex.reduce_kind(e) not in _FOLDS or inner not in e.axes or not is_window(e) or any(n.op == "reduce" for n in ex.walk(e.args[0])):
+        if e.op != "reduce" or ex.reduce_kind(e) not in _FOLDS or inner not in e.axes or not is_window(e) or not is_cheap(e):
             return None
         positions = itertools.product(*(range(int(a.extent.value)) for a in ex.reduce_axes(e)))
         values = [substitute_free(e.args[0], dict(zip(ex.reduce_axes(e), map(ex.const, p)))) for p in positions]

@@ -143,7 +143,7 @@ def inline_maps(state: Fusion, views_only: bool) -> None:
 def substitute_producer(state: Fusion, consumer: Nest, ref: Tensor, axes: tuple[Expr, ...], value: Expr, is_view: bool) -> tuple[Nest | None, str]:
     """The consumer with every load of `ref` replaced by `value`, or None and the reason why not."""
     if isinstance(consumer, MapNest):
-        if any(ex.load_fill(e) is not None for e in ex.loads(consumer.values) if ex.load_tensor(e) is ref) and not keeps_bounds(axes, value, ref):
+        if not keeps_bounds(axes, value, ref, consumer.values):
             return None, "kept in memory: it is read with padding"
         reason = profit.decline_inline(consumer, ref, axes, value)
         if reason is not None:
@@ -162,7 +162,7 @@ def _into_contraction(state: Fusion, consumer: ContractionNest, ref: Tensor, axe
     if in_operand:
         if not is_view or value.op not in ("load", "cast"):
             return None, "kept in memory: operands of contractions are plain elements"
-        if not keeps_bounds(axes, value, ref) and any(ex.load_fill(e) is not None for e in ex.loads((consumer.a, consumer.b)) if ex.load_tensor(e) is ref):
+        if not keeps_bounds(axes, value, ref, (consumer.a, consumer.b)):
             return None, "kept in memory: it is read with padding"
     elif not is_view and not profit.cheap_epilogue_operand(value):
         return None, "kept in memory: a contraction's epilogue reads it once per element"
@@ -201,8 +201,14 @@ def _with_fill(e: Expr, fill: ex.Scalar) -> Expr:
     return ex.load(ex.load_tensor(e), e.args, fill)
 
 
-def keeps_bounds(axes: tuple[Expr, ...], value: Expr, ref: Tensor) -> bool:
-    """Whether an index is out of range for `ref` exactly when it is for the tensor that `value` loads (transposes and unit dims)."""
+def keeps_bounds(axes: tuple[Expr, ...], value: Expr, ref: Tensor, readers: Sequence[Expr]) -> bool:
+    """Whether every padded read of `ref` in `readers` is out of range exactly where it is for the tensor that `value` loads (transposes and unit dims).
+
+    A unit dim of `ref` has no index in that tensor: reads must stay inside of it.
+    """
+    padded = [e for e in ex.loads(readers) if ex.load_tensor(e) is ref and ex.load_fill(e) is not None]
+    if not padded:
+        return True
     if value.op != "load" or ex.load_fill(value) is not None:
         return False
     source = ex.load_tensor(value)
@@ -212,7 +218,8 @@ def keeps_bounds(axes: tuple[Expr, ...], value: Expr, ref: Tensor) -> bool:
             used.append(index)
         elif not (index.is_const and index.value == 0 and size.is_const and size.value == 1):
             return False
-    return len(set(used)) == len(used) and all(a in used or integer.as_int(a.extent) == 1 for a in axes)
+    lost = [k for k, a in enumerate(axes) if a not in used]
+    return len(set(used)) == len(used) and all(integer.as_int(axes[k].extent) == 1 and all(integer.as_int(e.args[k]) == 0 for e in padded) for k in lost)
 
 
 def merge_origin(nest: Nest, other: Nest) -> Nest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from random_models import Discard, Generator, Known, broadcasts
+from random_models import Discard, Generator, Known, broadcasts, fixed
 from sardonyx.ir import dtypes as dt
 
 Template = Callable[[Generator], object]
@@ -378,7 +378,10 @@ def resize(g: Generator) -> None:
     factors = [g.one((2.0, 0.5, 2.0, 4.0)) for _ in range(space)]
     if any(min(n) * f < 1 for n, f in zip(x.dims[2:], factors, strict=True)):
         raise Discard("nothing left")
-    if g.chance(0.3) and all(len(set(d)) == 1 for d in x.dims):
+    by_sizes = g.chance(0.3) and all(map(fixed, x.dims))
+    if not by_sizes and further["coordinate_transformation_mode"] == "align_corners" and any(n * f % 1 for d, f in zip(x.dims[2:], factors, strict=True) for n in d):
+        raise Discard("ONNX's own cases go by size * scale, ONNX Runtime by the size of the output")
+    if by_sizes:
         g.add("Resize", x, None, None, [d[0] for d in x.dims[:2]] + [int(d[0] * f) for d, f in zip(x.dims[2:], factors, strict=True)], **further)
     else:
         g.add("Resize", x, None, np.asarray([1.0, 1.0, *factors], np.float32), **further)
