@@ -18,7 +18,7 @@ def test_family(family: Family) -> None:
     assert find(family.domain, family.op) is not None, f"{family.op} has no definition"
     generated = family.cases()
     assert len(generated) >= LEAST_CASES
-    verdicts = [judge(family, k, c) for k, c in enumerate(generated)]
+    verdicts = [judge(family, k, c, k % 3 == 0) for k, c in enumerate(generated)]
     accepted = [v for v in verdicts if not v.refused]
     assert len(accepted) >= max(1, family.least), f"ONNX Runtime accepts {len(accepted)}; it says of others: " + "\n".join(v.text[:300] for v in verdicts if v.refused)
     wrong = [v.text for v in accepted if v.wrong]
