@@ -67,3 +67,24 @@ def crop_and_resize(r: Draw) -> Iterator[Case]:
         rois = np.float32([[0, 0, 1, 1]] * regions) if k % 6 == 5 else r.uniform(-0.2, 1.2, regions, 4)
         inputs = [x, rois, r.ints(0, images, regions, dtype=np.int32), r.ints(1, 6, 2, dtype=np.int32)]
         yield Case(inputs, {**({"mode": ("bilinear", "nearest")[k % 2]} if k % 3 else {}), **({"extrapolation_value": 1.75} if k % 4 else {})}, constants=[3] if k % 3 else [], dynamic=bool(k // 3 % 2) and k % 3 > 0)
+
+
+@cases(MS, "MaxpoolWithMask")
+def maxpool_with_mask(r: Draw) -> Iterator[Case]:
+    for k in range(24):
+        rank = (2, 1, 3, 2)[k % 4]
+        images, channels, size, attributes = r.size(1, 2), r.size(1, 3), [r.size(4, 8) for _ in range(rank)], windows(r, k, rank)
+        attributes.pop("dilations", None)
+        mask = (r.uniform(0, 1, 1, 1, *size) < 0.7).astype(np.int32)  # ONNX Runtime's kernel takes masks of several channels from wrong places
+        yield Case([r.real(images, channels, *size), mask], attributes)
+
+
+@cases(MS, "ConvTransposeWithDynamicPads", ulps=64)
+def conv_transpose_with_dynamic_pads(r: Draw) -> Iterator[Case]:
+    for k in range(24):
+        rank, group, inner, outer = (2, 1, 2)[k % 3], (1, 2)[k // 3 % 2], r.size(1, 3), r.size(1, 3)
+        strides, kernel = [r.size(1, 3) for _ in range(rank)], [r.size(2, 3) for _ in range(rank)]
+        attributes = {"strides": strides, **({"group": group} if group > 1 else {}), **({"dilations": [r.size(1, 2) for _ in range(rank)]} if k % 4 == 0 else {}),
+                      **({"output_padding": [r.size(0, s - 1) for s in strides]} if k % 3 else {}), **({"kernel_shape": kernel} if k % 2 else {})}
+        inputs = [r.real(r.size(1, 2), group * inner, *(r.size(3, 6) for _ in range(rank))), r.real(group * inner, outer, *kernel), r.ints(0, 2, 2 * rank)]
+        yield Case([*inputs, r.real(group * outer)] if k % 5 else inputs, attributes, constants=[2] if k % 4 == 3 else [])

@@ -14,6 +14,7 @@ from .base import REQUIRED, Builder, Lowering, Op, Sample, register
 from .elementwise import real_sample
 from .image import GridSample as StandardGridSample
 from .sampling import clamp
+from .window import window
 
 DOMAIN = "com.microsoft"
 
@@ -76,6 +77,74 @@ class NhwcMaxPool(Op):
 
     def samples(self) -> Iterator[Sample]:
         yield Sample(((real_sample((2, 7, 6, 3)) * 40).astype(np.int8),), {"kernel_shape": (3, 2), "strides": (2, 1), "pads": (1, 0, 1, 0)})
+
+
+@register
+class MaxpoolWithMask(Op):
+    """Greatest element of each window, of each of whose rows only those before the first masked one count. Source: com.microsoft MaxpoolWithMask-1.
+
+    M: int32, as X or with fewer images and channels, which repeat; in two or three dimensions a channel's first element never ends a row, as in ONNX Runtime.
+    """
+
+    domain, name, versions = DOMAIN, "MaxpoolWithMask", (1,)
+    attributes = {"kernel_shape": REQUIRED, "auto_pad": "NOTSET"}
+
+    def lower(self, n: Lowering) -> Tensor:
+        x, mask = n.input(0), n.input(1)
+        if x.rank < 3 or mask.rank != x.rank:
+            raise n.error(f"an input of rank {x.rank} and a mask of rank {mask.rank} were given, [N, C, *S] was expected for both")
+        size = x.shape[2:]
+        win = window(n, size, [int(k) for k in n.attr("kernel_shape")])
+        lowest = ex.const(float(np.finfo(np.float32).min), x.dtype)
+        channels = mask.shape[0] * mask.shape[1]
+
+        def value(image: Expr, channel: Expr, *o: Expr) -> Expr:
+            place = (image * x.shape[1] + channel) % channels
+
+            def row(*k: Expr) -> Expr:
+                best, alive = lowest, ex.const(True, dt.boolean)
+                for last in range(int(n.attr("kernel_shape")[-1])):
+                    at = win.tap(o, (*k, ex.const(last)))
+                    inside = ex.const(True, dt.boolean)
+                    for p, d in zip(at, size):
+                        inside = ex.logical_and(inside, ex.logical_and(p >= 0, p < d))
+                    first = ex.equal(ex.linear_index(at, size), 0) if len(size) > 1 else ex.const(False, dt.boolean)
+                    ends = ex.equal(ex.load(mask, (place // mask.shape[1], place % mask.shape[1], *at), 1), ex.const(0, mask.dtype))
+                    alive = ex.logical_and(alive, ex.logical_or(ex.logical_not(ex.logical_and(inside, ends)), first))
+                    best = ex.where(ex.logical_and(inside, alive), ex.maximum(best, ex.load(x, (image, channel, *at), 0)), best)
+                return best
+            return n.reduce("max", win.kernel[:-1], row) if len(win.kernel) > 1 else row()
+        return n.map((*x.shape[:2], *win.out), value, x.dtype)
+
+    def samples(self) -> Iterator[Sample]:
+        rng = np.random.default_rng(2)
+        mask = (rng.random((1, 1, 7, 6)) < 0.7).astype(np.int32)
+        yield Sample((real_sample((2, 3, 7, 6)), mask), {"kernel_shape": (3, 2), "strides": (2, 1), "pads": (1, 0, 1, 1)})
+
+
+@register
+class ConvTransposeWithDynamicPads(Op):
+    """ONNX ConvTranspose whose padding is an input: the result without padding, cut. Source: com.microsoft ConvTransposeWithDynamicPads-1."""
+
+    domain, name, versions = DOMAIN, "ConvTransposeWithDynamicPads", (1,)
+    attributes = {"group": 1, "auto_pad": "NOTSET"}
+
+    def decompose(self, b: Builder) -> Value:
+        if str(b.attr("auto_pad")) != "NOTSET":
+            raise b.unsupported(f"auto_pad {b.attr('auto_pad')} of ConvTransposeWithDynamicPads, whose padding is an input")
+        spatial = len(b.type(b.input(0)).shape or ()) - 2
+        whole = b.add("ConvTranspose", b.input(0), b.input(1), b.input(3) if b.has(3) else None, **b.node.attributes)
+        pads, axes = b.input(2), list(range(2, spatial + 2))
+        first, last = (b.add("Slice", pads, [k * spatial], [(k + 1) * spatial]) for k in (0, 1))
+        ends = b.add("Sub", b.add("Slice", b.add("Shape", whole), [2], [spatial + 2]), last)
+        return b.add("Slice", whole, first, ends, axes)
+
+    def samples(self) -> Iterator[Sample]:
+        rng = np.random.default_rng(3)
+
+        def f(*s: int) -> np.ndarray:
+            return rng.standard_normal(s).astype(np.float32)
+        yield Sample((f(1, 2, 5, 4), f(2, 3, 3, 3), np.array([1, 0, 1, 2]), f(3)), {"strides": (2, 2), "output_padding": (1, 1)})
 
 
 @register

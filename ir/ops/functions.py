@@ -8,8 +8,8 @@ import numpy as np
 from .. import expr as ex
 
 
-def _meaning(op: str, kind: type[np.floating]) -> Callable[..., object]:
-    def function(*arguments: object) -> object:
+def _meaning(op: str, kind: type[np.floating]) -> Callable[..., np.floating]:
+    def function(*arguments: object) -> np.floating:
         return kind(ex.evaluate_op(op, [np.asarray(a, kind) for a in arguments]))
     function.__name__ = f"{op}_{'f32' if kind is np.float32 else 'f64'}"
     return function

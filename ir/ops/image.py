@@ -11,7 +11,7 @@ import numpy as np
 from .. import dtypes as dt
 from .. import expr as ex
 from ..errors import UnsupportedError
-from ..expr import Expr, Tensor
+from ..expr import Expr, ExprLike, Tensor
 from ..loops import Ref, Routine, load, store
 from .base import REQUIRED, Lowering, Op, Sample, register
 from .sampling import clamp
@@ -83,7 +83,8 @@ class GridSample(Op):
     only move the taps, as com.microsoft's operator does.
     """
 
-    name, versions = "GridSample", (16, 20, 22)
+    name = "GridSample"
+    versions: ClassVar[tuple[int, ...]] = (16, 20, 22)
     moves_to_border: ClassVar[bool] = True  # whether a position outside of the image is one on its border for cubic samples as well
     attributes = {"align_corners": 0, "padding_mode": "zeros", "mode": "linear"}
 
@@ -126,7 +127,7 @@ class GridSample(Op):
     def cubic(self, n: Lowering, x: Tensor, grid: Tensor, kind: dt.DType, padding: str, corners: bool) -> Tensor:
         """Tables of each position's taps and weights along each dimension, then their sum: all 4^d taps written out would be hundreds of variables."""
         size = x.shape[2:]
-        table = (*grid.shape, 4)  # image, position, dimension, tap
+        table: tuple[ExprLike, ...] = (*grid.shape, 4)  # image, position, dimension, tap
 
         def chosen(d: Expr, values: Sequence[Expr]) -> Expr:
             out = values[-1]
