@@ -84,6 +84,7 @@ class InferenceSession:
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._part = False  # whether this is a part of another session's model
+        self._execute: Callable[..., list[object]]
         self._start(self._compile_options(frozenset()))
 
     def _compile_options(self, as_inputs: frozenset[str]) -> CompileOptions:
