@@ -38,6 +38,7 @@ from ..ir.driver_abi import (
     JOB_PLAN,
     JOB_STEP,
     KERNELS,
+    LATE_SIZES,
     LINE_WORDS,
     MODE_EVALUATE,
     MODE_TEAM,
@@ -62,6 +63,7 @@ from ..ir.driver_abi import (
     SPINS,
     START,
     STATE,
+    STEP_CHECK,
     STEP_COUNT,
     STEP_HOST,
     STEP_KERNEL,
@@ -205,6 +207,10 @@ def advance(root, thread):
             do_part(context, steps, k, thread, 0, units)
         elif kind == STEP_SIZE:
             evaluate(context[PROGRAM], context[NUMBERS], context[POINTERS], steps[row + 1], steps[row + 2])
+        elif kind == STEP_CHECK:
+            if words(context[NUMBERS])[steps[row + 1]] == 0:
+                fail(context, LATE_SIZES, steps[row + 2], 0, 0)
+                return stop(root, FAILED)
         elif kind == STEP_SEGMENT:
             if place_segment(context, steps[row + 1]) < 0:
                 return stop(root, FAILED)

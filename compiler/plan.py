@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -15,7 +15,7 @@ from ..ir.errors import UnsupportedError
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import Check, HostNest, HostRef, Ref
-from ..ir.plan import BufferSpec, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.plan import BufferSpec, CheckStep, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
 from .arena import ALIGNMENT, Interval, place_static, place_symbolic
 from .control import ends
 
@@ -119,7 +119,7 @@ class NumberTable:
         if tensor.name not in self.element_source:
             raise UnsupportedError(f"a size depends on elements of '{tensor.name}', which is not in memory when the size is needed")
         buffer, level = self.element_source[tensor.name]
-        operator = {dt.int64: "load", dt.int32: "load_i32", dt.boolean: "load_b1", dt.float32: "load_f32"}.get(tensor.dtype)
+        operator = READABLE.get(tensor.dtype)
         if operator is None:
             raise UnsupportedError(f"a size depends on elements of '{tensor.name}' of type {tensor.dtype.name}; int64, int32, bool and float can be read")
         flat = self.constant(0)
@@ -153,10 +153,17 @@ class NumberTable:
         raise UnsupportedError(f"a size depends on {e.op} of floating-point values, which sizes cannot use: {e.text}")
 
 
+READABLE = {dt.int64: "load", dt.int32: "load_i32", dt.boolean: "load_b1", dt.float32: "load_f32"}  # what sizes can read, and how
 _INTEGER_OPERATORS = {o: o for o in ("add", "sub", "mul", "floordiv", "mod", "min", "max", "lt", "le", "eq", "ne", "div", "rem", "and", "or", "not", "abs", "sign")}
 _INTEGER_OPERATORS["xor"] = "ne"
 _FLOAT_OPERATORS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "floor": "ffloor", "ceil": "fceil", "round": "fround", "min": "fmin", "max": "fmax",
                     "lt": "flt", "le": "fle", "eq": "feq"}
+
+
+def not_negative(t: Tensor) -> list[Check]:
+    """What a tensor's sizes must fulfil to be sizes, where that is not certain."""
+    return [Check(ex.binary("le", ex.const(0), d), f"dimension {k} of '{t.name}' would be less than zero: {d.text}")
+            for k, d in enumerate(t.shape) if not integer.prove_nonnegative(d)]
 
 
 def in_buffer(ref: Ref) -> TypeGuard[Tensor]:
@@ -186,7 +193,9 @@ class PlanBuilder:
         self.defined: dict[Tensor, int] = {}  # root -> item that first writes it
         self.last_use: dict[Tensor, int] = {}
         self.checks: list[SizeCheck] = []
-        self.demanded = [c for c in conditions if not ex.loads(c.condition)]
+        self.demanded = list(conditions)
+        self.late: dict[int, list[int]] = {}  # item -> positions of the conditions that can be looked at after it
+        self.late_conditions: list[Condition] = []
         self.conditions: list[Condition] = []
         self.later_scratch: list[int] = []  # scratch sizes that depend on data
         self.sizes: list[tuple[int, int, int]] = []
@@ -238,9 +247,28 @@ class PlanBuilder:
                         pending.append((k, d, size))
         for k, d, size in pending:
             self.checks.append(SizeCheck(k, d, self.numbers.number(size)))
+        self._bind_conditions(lambda c: not ex.loads(c.condition))
+
+    def _bind_conditions(self, chosen: Callable[[Check], bool]) -> None:
+        """Numbers for the chosen conditions whose sizes are known; looked at before the run, or after the item that decides them."""
+        left = []
         for c in self.demanded:
-            if all(s.args or self.numbers.bound(s) for s in ex.walk(c.condition) if s.op == "sym"):
-                self.conditions.append(Condition(self.numbers.number(c.condition), c.reason))
+            if not chosen(c) or not self._computable(c.condition):
+                left.append(c)
+                continue
+            number = self.numbers.number(c.condition)
+            level = self.numbers.level[number]
+            if level == EAGER:
+                self.conditions.append(Condition(number, c.reason))
+            else:
+                self.late.setdefault(level, []).append(len(self.late_conditions))
+                self.late_conditions.append(Condition(number, c.reason))
+        self.demanded = left
+
+    def _computable(self, e: Expr) -> bool:
+        """Whether the plan can compute a condition: its sizes are bound, and elements that it reads are in memory, of a type that sizes read."""
+        return all(n.args or self.numbers.bound(n) for n in ex.walk(e) if n.op == "sym") and all(
+            t.name in self.numbers.element_source and t.dtype in READABLE for t in map(ex.load_tensor, ex.loads(e)))
 
     def bind_host_results(self) -> None:
         for k, item in enumerate(self.items):
@@ -308,6 +336,8 @@ class PlanBuilder:
         self.make_buffers()
         self.bind_inputs()
         self.bind_host_results()
+        self.demanded += [c for t in self.position for c in not_negative(t)]
+        self._bind_conditions(lambda c: True)
         steps: list[tuple[int, Step]] = []
         scratch = self.numbers.constant(0)
         for k, item in enumerate(self.items):
@@ -328,7 +358,7 @@ class PlanBuilder:
         plan = Plan(target="", numbers=self.numbers.initial, sizes=self.sizes, checks=self.checks, program=program, eager=eager, buffers=self.buffers,
                     inputs=[], outputs=[], steps=ordered, kernels=[s.symbol for s in self.sources], segments=segments, constants=len(self.constants),
                     scratch=scratch, host_functions=list(self.host_functions), host_values=len(self.values), conditions=self.conditions,
-                    segment_scratch=segment_scratch)
+                    segment_scratch=segment_scratch, late=self.late_conditions)
         return plan, self.sources
 
     def _place_scratch(self, scratch: int, segment_at: Mapping[int, int]) -> list[int]:
@@ -449,6 +479,7 @@ class PlanBuilder:
         def after(level: int) -> None:
             if level in size_steps:
                 out.append(size_steps[level])
+            out.extend(CheckStep(self.late_conditions[c].number, c) for c in self.late.get(level, ()))
             if level in segment_at:
                 out.append(SegmentStep(segment_at[level]))
         after(-1)
@@ -469,7 +500,7 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
         items: kernel calls, host nests and aliases in execution order.
         constants: what is known when compiling; the numeric ones become buffers in this order, strings part of the plan.
         input_ports, output_ports: names and types; their positions are filled in here.
-        checks: what sizes must fulfil; those that only elements computed by the run decide are left out.
+        checks: what sizes must fulfil; those about elements that are not in memory are left out.
         native: positions of their bodies, for the control-flow nests that the driver runs itself.
 
     Returns:

@@ -7,8 +7,8 @@ Each body of control flow has a context of its own beside that of the whole plan
 allocation) stands in every context.
 
     steps       STEP_WORDS each: kind, kernel or first, operands or last, buffers, parameters, units, flops, bytes (the last three are numbers; -1: not known);
-                of a segment: its position; of If: condition, body if true, body if false, number of the condition's bytes; of Loop: condition, body, limit (buffers
-                or -1), numbers of the condition's and the limit's bytes; of Scan: unused, body
+                of a segment: its position; of a check: number, condition; of If: condition, body if true, body if false, number of the condition's bytes;
+                of Loop: condition, body, limit (buffers or -1), numbers of the condition's and the limit's bytes; of Scan: unused, body
     operands    positions of buffers, then of parameters, of each kernel step
     program     INSTRUCTION_WORDS each: opcode, target, a, b, c
     segments    SEGMENT_WORDS each: number of bytes, number of scratch bytes, where its (buffer, number of the offset) pairs start in this table, how many they are
@@ -26,7 +26,7 @@ from __future__ import annotations
 # What to do: run from START, be one thread of a team, evaluate the eager part of the size program.
 MODE_RUN, MODE_TEAM, MODE_EVALUATE = range(3)
 # Kinds of steps.
-STEP_KERNEL, STEP_SIZE, STEP_SEGMENT, STEP_HOST, STEP_IF, STEP_LOOP, STEP_SCAN = range(7)
+STEP_KERNEL, STEP_SIZE, STEP_SEGMENT, STEP_HOST, STEP_IF, STEP_LOOP, STEP_SCAN, STEP_CHECK = range(8)
 STEP_WORDS, INSTRUCTION_WORDS, BINDING_WORDS, SEGMENT_WORDS, BLOCK_WORDS = 8, 5, 5, 4, 2
 # Words of the state: the step that the host must do (the number of steps when done, -1 - k if array k does not fit, FAILED); what failed, in which context, at which
 # of its inputs, outputs, conditions or steps, and two numbers that say more.
@@ -34,9 +34,9 @@ STOPPED, FAILURE, FAILED_IN, FAILED_AT, FAILED_A, FAILED_B, STATE_WORDS = range(
 FAILED = -(1 << 62)
 # Failures: no memory; a branch that cannot run; a size that does not fit a body's input; a condition on sizes that does not hold; a result of another size than the plan
 # says; entries of a stack of different sizes; slices of different counts; a condition, a limit, or a condition that a body gives, that is not one element; a
-# control step in a driver that was compiled without. FAILED_A: dimension; FAILED_B: its size.
+# control step in a driver that was compiled without; a condition on sizes that depend on elements. FAILED_A: dimension; FAILED_B: its size.
 (NO_MEMORY, BROKEN_BRANCH, WRONG_INPUT, WRONG_SIZES, WRONG_RESULT, UNEQUAL_ENTRIES, UNEQUAL_SLICES, NOT_ONE_CONDITION, NOT_ONE_LIMIT,
- NOT_ONE_GIVEN, NO_CONTROL) = range(1, 12)
+ NOT_ONE_GIVEN, NO_CONTROL, LATE_SIZES) = range(1, 13)
 # Words of the crew: parts of the shared step that are done, how many steps were shared, where the walk is. Words of a line: parts begun (RUN_OVER there ends the run for
 # its thread), then what the shared step is: context and step.
 DONE, SHARED, AT_PLAN, AT_STEP, CREW_WORDS = 0, 8, 9, 10, 16

@@ -74,6 +74,14 @@ class SizeStep:
 
 
 @dataclass(frozen=True)
+class CheckStep:
+    """End the run if number `number` is zero: what condition `condition` of the plan's `late` ones says does not hold."""
+
+    number: int
+    condition: int
+
+
+@dataclass(frozen=True)
 class SegmentStep:
     """Reserve the arena of a segment, whose size is now known."""
 
@@ -150,7 +158,7 @@ class ControlStep:
     origin: tuple[str, ...] = ()
 
 
-Step = KernelStep | SizeStep | SegmentStep | HostStep | ControlStep
+Step = KernelStep | SizeStep | CheckStep | SegmentStep | HostStep | ControlStep
 
 
 @dataclass(frozen=True)
@@ -199,6 +207,7 @@ class Plan:
         sizes: (input, dim, number): sizes read from the inputs before a run.
         checks: dimensions that must equal numbers.
         conditions: what the operators demand of sizes that the inputs give.
+        late: what they demand of sizes that depend on elements; `CheckStep`s look at it.
         program: the size program; the first `eager` instructions run before step 0.
         kernels: symbols, in the order steps refer to them; each is an object of the package.
         segments: position of the number holding each arena segment's bytes; segment 0 is known after the eager program.
@@ -233,5 +242,6 @@ class Plan:
     host_constants: list[tuple[int, tuple[int, ...], list[str]]] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     conditions: list[Condition] = field(default_factory=list)
+    late: list[Condition] = field(default_factory=list)
     segment_scratch: list[int] = field(default_factory=list)
     bodies: list["Plan"] = field(default_factory=list)

@@ -28,6 +28,8 @@ def raise_failure(tables: Tables, state: Sequence[int]) -> NoReturn:
         plan = tables.plan if where == 0 else tables.plan.bodies[where - 1]
         what, size = ("condition", 1) if failure == dv.NOT_ONE_CONDITION else ("number of iterations", 8)
         raise InputError(f"{_name(plan.steps[at])}: the {what} has {b // size} elements, one was expected")
+    if failure == dv.LATE_SIZES:
+        raise InputError((tables.plan if where == 0 else tables.plan.bodies[where - 1]).late[at].reason)
     body = tables.bodies[where - 1]
     raise InputError(f"{_name(body.control)}: {_reason(body, failure, at, a, b)}")
 

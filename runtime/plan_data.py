@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ir.plan import BodyInput, BodyOutput, BufferSpec, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.plan import BodyInput, BodyOutput, BufferSpec, CheckStep, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
 
 Data = Any  # what json.loads gives
 
@@ -21,6 +21,8 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
             return ["k", s.kernel, s.buffers, s.parameters, s.units, origin(s.origin), s.flops, s.bytes]
         if isinstance(s, SizeStep):
             return ["z", s.first, s.last]
+        if isinstance(s, CheckStep):
+            return ["t", s.number, s.condition]
         if isinstance(s, SegmentStep):
             return ["a", s.segment]
         if isinstance(s, ControlStep):
@@ -37,6 +39,7 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
         "host_functions": [[name, host_function(f)] for name, f in plan.host_functions], "host_values": plan.host_values,
         "host_constants": plan.host_constants, "metadata": plan.metadata,
         "segment_scratch": plan.segment_scratch, "conditions": [[c.number, c.reason] for c in plan.conditions],
+        "late": [[c.number, c.reason] for c in plan.late],
         "bodies": [plan_to_data(b, host_function) for b in plan.bodies],
     }
     data["origins"] = list(origins)
@@ -56,6 +59,8 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
             return KernelStep(s[1], tuple(s[2]), tuple(s[3]), s[4], origins[s[5]], s[6], s[7])
         if s[0] == "z":
             return SizeStep(s[1], s[2])
+        if s[0] == "t":
+            return CheckStep(s[1], s[2])
         if s[0] == "a":
             return SegmentStep(s[1])
         if s[0] == "c":
@@ -76,5 +81,6 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
         host_functions=[(n, host_function(f)) for n, f in data["host_functions"]], host_values=data["host_values"],
         host_constants=[(v, tuple(shape), items) for v, shape, items in data["host_constants"]], metadata=dict(data["metadata"]),
         segment_scratch=list(data["segment_scratch"]), conditions=[Condition(*c) for c in data["conditions"]],
+        late=[Condition(*c) for c in data["late"]],
         bodies=[plan_from_data(b, host_function) for b in data["bodies"]],
     )

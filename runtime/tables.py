@@ -7,7 +7,7 @@ import numpy as np
 
 from ..ir import driver_abi as dv
 from ..ir import dtypes as dt
-from ..ir.plan import OPCODE, BufferSpec, ControlStep, HostStep, KernelStep, Plan, SegmentStep, SizeStep, Step
+from ..ir.plan import OPCODE, BufferSpec, CheckStep, ControlStep, HostStep, KernelStep, Plan, SegmentStep, SizeStep, Step
 
 
 def address(a: np.ndarray) -> int:
@@ -65,6 +65,8 @@ class PlanTables:
             kind = {"If": dv.STEP_IF, "Loop": dv.STEP_LOOP, "Scan": dv.STEP_SCAN}[s.kind]
             second = s.bodies[1] if s.kind == "If" else s.limit
             return kind, s.condition, s.bodies[0], second, self._bytes(s.condition), self._bytes(s.limit), -1, -1
+        if isinstance(s, CheckStep):
+            return dv.STEP_CHECK, s.number, s.condition, 0, 0, 0, -1, -1
         if isinstance(s, SegmentStep):
             return dv.STEP_SEGMENT, s.segment, 0, 0, 0, 0, -1, -1
         assert isinstance(s, HostStep)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sardonyx
 from onnx import parser
-from sardonyx.runtime.exceptions import NotImplemented
+from sardonyx.runtime.exceptions import InvalidArgument, NotImplemented
 from sardonyx.runtime.session import ShapeWarning
 
 ort = pytest.importorskip("onnxruntime")
@@ -101,6 +101,29 @@ def test_a_shape_whose_length_depends_on_data() -> None:
         for g, w in zip(s.run(None, feeds), reference(SHAPES, feeds), strict=True):
             assert g.shape == w.shape
             np.testing.assert_allclose(g, w, rtol=1e-6)
+    with pytest.raises(InvalidArgument):
+        s.run(None, {"x": x, "dims": np.array([5, 5, 1, 1]), "count": np.array([2])})
+
+
+WRONG = [
+    ("g (float[n] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }", {"x": (24,), "s": [5, 5]}),
+    ("g (float[n] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }", {"x": (24,), "s": [5, -1]}),
+    ("g (float[n, 4] x, int64[2] s) => (float[a, b] y) { y = Expand(x, s) }", {"x": (3, 4), "s": [2, 4]}),
+    ("g (float[n] x, int64[2] s) => (float[a] y, float[b] z) { y, z = Split(x, s) }", {"x": (6,), "s": [4, 4]}),
+    ("g (int64[2] s) => (float[a, b] y) { y = ConstantOfShape(s) }", {"s": [2, -2]}),
+    ("g (float[n] x, int64[1] s) => (float[a] y) { z = Tile(x, s) y = Exp(z) }", {"x": (4,), "s": [-3]}),
+    ("g (float[1] x, int64[1] s) => (float[a] y) { z = Expand(x, s) y = Exp(z) }", {"x": (1,), "s": [-3]}),
+    ("g (float[n] x, int64[2] s) => (float[a] y) { y = Pad(x, s) }", {"x": (4,), "s": [-3, -2]}),
+    ("g (float[1, 1, n, m] x, float[1, 1, 3, 3] w) => (float[1, 1, a, b] y) { y = Conv(x, w) }", {"x": (1, 1, 1, 1), "w": (1, 1, 3, 3)}),
+    ("g (float[n] x, int64[2] s, float[3] w) => (float[a] y) { z = Reshape(x, s) y = MatMul(z, w) }", {"x": (24,), "s": [6, 4], "w": (3,)}),
+]
+
+
+@pytest.mark.parametrize(("text", "given"), WRONG)
+def test_sizes_that_are_data_and_do_not_fit_are_refused(text: str, given: dict[str, Any]) -> None:
+    feeds = {k: np.ones(v, np.float32) if isinstance(v, tuple) else np.array(v) for k, v in given.items()}
+    with pytest.raises(InvalidArgument):
+        session(text).run(None, feeds)
 
 
 def test_a_branch_that_needs_a_rank_inside() -> None:

@@ -333,8 +333,10 @@ class Split(View):
         if len(sizes) != count:
             raise n.error(f"{len(sizes)} split sizes were given for {count} outputs")
         total = ex.total(sizes)
-        if total.is_const and size.is_const and total.value != size.value:
-            raise n.error(f"the split sizes add up to {total.value}, the dimension is {size.value}")
+        if given is not None or n.has(1):
+            n.require(ex.equal(total, size), f"the split sizes add up to {total.text}, the dimension is {size.text}")
+            for s in sizes:
+                n.require(ex.binary("le", ex.const(0), s), f"a split size is {s.text}")
         return sizes
 
     @staticmethod
