@@ -41,9 +41,21 @@ def count_of(x: Tensor, axes: Sequence[int], kind: DType) -> Expr:
     return ex.cast(ex.product(x.shape[k] for k in axes), kind)
 
 
+HALF_MAX = 65504.0  # the largest float16
+
+
+def half(x: Expr) -> Expr:
+    """A float32 rounded to float16."""
+    return ex.cast(ex.cast(x, dt.float16), dt.float32)
+
+
 @register
 class Softmax(Op):
-    """e ** x over the sum of e ** x along `axis`, shifted by the largest element. Source: ONNX Softmax-13."""
+    """e ** x over the sum of e ** x along `axis`, shifted by the largest element. Source: ONNX Softmax-13.
+
+    In float16, powers, sum and quotient are each rounded, as the function says that ONNX defines the operator by; but a sum beyond the range stays
+    as it is, and so does the shifted element, whose rounding would cost three bits of the result.
+    """
 
     name, versions = "Softmax", (1, 11, 13)
 
@@ -53,6 +65,9 @@ class Softmax(Op):
 
         def body(*i: Expr) -> Expr:
             largest = over(n, x, axes, i, "max", lambda v: v)
+            if x.dtype is dt.float16:
+                total = over(n, x, axes, i, "sum", lambda v: half(ex.decay(v - largest)))
+                return half(ex.decay(wide(x[i]) - largest)) / ex.where(total < HALF_MAX, half(total), total)
             total = over(n, x, axes, i, "sum", lambda v: ex.decay(v - largest))
             return ex.decay(wide(x[i]) - largest) * (1 / total)
         return n.map(x.shape, body, x.dtype)
