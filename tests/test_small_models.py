@@ -123,6 +123,16 @@ def test_a_truth_without_dimensions_is_negated_first_in_a_process() -> None:
     assert done.returncode == 0 and "False" in done.stdout, done.stderr[-500:]
 
 
+def test_softmax_of_float16_rounds_as_its_function_and_does_not_overflow() -> None:
+    source = model([node("Softmax", ["x"], ["y"])], [info("x", ["n", "k"], T.FLOAT16)], [info("y", ["n", "k"], T.FLOAT16)])
+    session = sardonyx.InferenceSession(source)
+    x = np.array([[0.25, 1.5, -3, 0.1], [5, 5, 5, 5.004]], np.float16)
+    power = np.exp(x.astype(np.float32) - x.max(1, keepdims=True).astype(np.float32)).astype(np.float16).astype(np.float32)
+    want = (power / power.sum(1, keepdims=True).astype(np.float16).astype(np.float32)).astype(np.float16)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], want)
+    np.testing.assert_array_equal(session.run(None, {"x": np.ones((1, 70000), np.float16)})[0], np.float16(1 / 70000))
+
+
 class Dripping(io.BytesIO):
     """A pipe that gives a few bytes at a time."""
 
