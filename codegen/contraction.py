@@ -453,9 +453,12 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         Maps that write packed or copied operands, then kernel calls, in order of execution. A contraction that is not worth a kernel of its own (complex numbers,
         a single column) comes back as one map.
     """
-    from . import conv, dots, gemm, winograd
+    from . import conv, dots, few_bits, gemm, winograd
 
     known = dict(layouts)
+    coded = few_bits.schedule(nest, known, constants, target)
+    if coded is not None:
+        return coded
     nest = regroup(split_axes(blend_choices(nest)))
     if nest.dtype not in ACCUMULATORS:
         return [nest.as_map()]

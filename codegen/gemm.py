@@ -397,9 +397,15 @@ class ProductText(ContractionText):
 
     def stores(self, block: Scope, acc_at: str) -> None:
         """What becomes of a block's accumulators."""
-        p, tile = self.p, self.blocking.tile
+        tile = self.blocking.tile
         row = Scope(block)
         row.lines.append(f"at = (i - block * {tile.rows}) * {tile.columns}" + f" + {acc_at}")
+        self.store_row(row)
+        row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
+
+    def store_row(self, row: Scope) -> None:
+        """All stores of row i, whose sums start at `acc[at]`."""
+        p = self.p
         if len(p.rows) == 1 or self.row is not None:
             row.lines.append("r0 = first_row + i")
             row.axes[p.rows[0] if self.row is None else self.row] = "r0"
@@ -408,4 +414,3 @@ class ProductText(ContractionText):
                 row.lines.append(f"r{k} = row{k}[i]")
                 row.axes[x] = f"r{k}"
         self.store_columns(row, self.width)
-        row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from ..ir import dtypes as dt
 from ..ir.target import Target
 from .intrinsics import builder
-from .tiles import I1, I64, POINTER, as_flag, local_function
+from .tiles import I1, I64, POINTER, as_flag, call_named, local_function
 
 I8 = ir.IntType(8)
 ROWS, ROW_BYTES = 16, 64  # of a tile register
@@ -23,13 +23,8 @@ PALETTE = bytes([1, *[0] * 15, *[ROW_BYTES, 0] * 8, *[0] * 16, *[ROWS] * 8, *[0]
 VOID = ir.VoidType()
 
 
-def declared(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
-    found = module.globals.get(name)
-    return ir.Function(module, kind, name) if found is None else found
-
-
 def instruction(bd: ir.IRBuilder, name: str, arguments: Sequence[ir.Value]) -> None:
-    bd.call(declared(bd.module, name, ir.FunctionType(VOID, [a.type for a in arguments])), arguments)
+    call_named(bd, name, VOID, arguments)
 
 
 @builder("tiles_begin")
@@ -95,8 +90,6 @@ def emit_gather(f: ir.Function, rows: int) -> None:
     left = bd.sub(run, whole)
     mask = bd.bitcast(bd.sub(bd.shl(I64(1), left), I64(1)), lanes)
     word = ir.IntType(32)
-    load = declared(f.module, f"llvm.masked.load.v{ROW_BYTES}i8.p0", ir.FunctionType(line, [pointer, word, lanes, line]))
-    store = declared(f.module, f"llvm.masked.store.v{ROW_BYTES}i8.p0", ir.FunctionType(VOID, [line, pointer, word, lanes]))
     bd.branch(tap)
 
     bd.position_at_end(tap)
@@ -116,8 +109,8 @@ def emit_gather(f: ir.Function, rows: int) -> None:
     bd.cbranch(bd.icmp_signed("<", at_next, whole), chunk, rest)
 
     bd.position_at_end(rest)
-    tail = bd.call(load, [bd.bitcast(bd.gep(source, [whole]), pointer), word(1), mask, ir.Constant(line, [0] * ROW_BYTES)])
-    bd.call(store, [tail, bd.bitcast(bd.gep(out, [whole]), pointer), word(1), mask])
+    tail = call_named(bd, f"llvm.masked.load.v{ROW_BYTES}i8.p0", line, [bd.bitcast(bd.gep(source, [whole]), pointer), word(1), mask, ir.Constant(line, [0] * ROW_BYTES)])
+    instruction(bd, f"llvm.masked.store.v{ROW_BYTES}i8.p0", [tail, bd.bitcast(bd.gep(out, [whole]), pointer), word(1), mask])
     bd.branch(row_end)
 
     bd.position_at_end(row_end)

@@ -54,6 +54,12 @@ def local_function(module: ir.Module, name: str, arguments: Sequence[ir.Type], e
     return found
 
 
+def call_named(bd: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
+    """Call an LLVM intrinsic by its full name."""
+    function = bd.module.globals.get(name) or ir.Function(bd.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+    return bd.call(function, list(arguments))
+
+
 def as_flag(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return value if value.type.width == 1 else b.trunc(value, I1)
 
@@ -308,10 +314,7 @@ class TileBody:
         return new
 
     def call(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
-        """Call an LLVM intrinsic by its full name."""
-        module = self.bd.module
-        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(result, [a.type for a in arguments]), name)
-        return self.bd.call(function, list(arguments))
+        return call_named(self.bd, name, result, arguments)
 
     def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         bd = self.bd

@@ -1,0 +1,223 @@
+"""Intrinsics of products with weights of few bits: a row of digits times a panel of codes, and a panel unpacked to float32. See `codegen.few_bits` for what they hold."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from ..ir.target import Target
+from .intrinsics import builder
+from .tiles import I32, I64, POINTER, call_named, local_function
+
+F32 = ir.FloatType()
+UNROLLED = 4  # groups of a block that are written out
+AHEAD_BYTES = 2048  # how far ahead codes are fetched
+
+
+@builder("row_of_codes")
+def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, digits: int, offset: bool) -> object:
+    """A row by a panel.
+
+    Args:
+        vectors, lanes: columns of the panel.
+        bits, block: of the codes.
+        digits: bytes of each number of the row.
+        offset: whether zero points differ from the middle.
+
+    Returns:
+        Intrinsic `row(digits, starts, steps, sums, codes, scales, offsets, blocks, c)`: c[column] = sum over blocks of
+        steps * scales * (digits times codes, from starts on) + offsets * sums. Every block's sum of products is exact.
+    """
+    name = f"sardonyx.codes.{vectors}x{lanes}.{bits}.{block}.{digits}{'.offset' if offset else ''}"
+    floats, words = F32.as_pointer(), I32.as_pointer()
+    arguments = (POINTER, words, floats, floats, words, floats, floats, I64, floats)
+
+    @intrinsic
+    def row(context: Any, digit: Any, starts: Any, steps: Any, sums: Any, codes: Any, scales: Any, offsets: Any, blocks: Any, c: Any) -> Any:
+        signature = types.void(digit, starts, steps, sums, codes, scales, offsets, types.int64, c)
+
+        def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+            f = local_function(bd.module, name, arguments, lambda f: RowBody(f, vectors, lanes, bits, block, digits, offset).emit())
+            bd.call(f, [v if v.type == a else bd.bitcast(v, a) for v, a in zip(values, arguments, strict=True)])
+            return ctx.get_dummy_value()
+        return signature, lower
+    return row
+
+
+@builder("unpack_codes")
+def unpack_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, middle: int, offset: bool) -> object:
+    """`unpack(codes, scales, offsets, blocks, to)`: to[step][column] = (code - middle) * scale (+ offset), `blocks` blocks of a panel; other arguments as `row_of_codes`'."""
+    name = f"sardonyx.unpacked.{vectors}x{lanes}.{bits}.{block}.{middle}{'.offset' if offset else ''}"
+    floats, words = F32.as_pointer(), I32.as_pointer()
+    arguments = (words, floats, floats, I64, floats)
+
+    @intrinsic
+    def unpack(context: Any, codes: Any, scales: Any, offsets: Any, blocks: Any, to: Any) -> Any:
+        signature = types.void(codes, scales, offsets, types.int64, to)
+
+        def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+            f = local_function(bd.module, name, arguments, lambda f: emit_unpack(f, vectors, lanes, bits, block, middle, offset))
+            bd.call(f, [v if v.type == a else bd.bitcast(v, a) for v, a in zip(values, arguments, strict=True)])
+            return ctx.get_dummy_value()
+        return signature, lower
+    return unpack
+
+
+class Vectors:
+    """Vectors of one width."""
+
+    def __init__(self, bd: ir.IRBuilder, lanes: int) -> None:
+        self.bd, self.lanes = bd, lanes
+        self.ints, self.floats = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
+
+    def load(self, pointer: ir.Value, at: int, kind: ir.Type) -> ir.Value:
+        bd = self.bd
+        return bd.load(bd.bitcast(bd.gep(pointer, [I64(at)]), kind.as_pointer()), align=4)
+
+    def spread(self, value: ir.Value) -> ir.Value:
+        kind = ir.VectorType(value.type, self.lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        return self.bd.shuffle_vector(self.bd.insert_element(undefined, value, I32(0)), undefined, ir.Constant(self.ints, [0] * self.lanes))
+
+    def number(self, value: float) -> ir.Value:
+        return ir.Constant(self.floats, [value] * self.lanes)
+
+    def field(self, word: ir.Value, shift: int, mask: int) -> ir.Value:
+        """(word >> shift) & mask in every lane."""
+        bd = self.bd
+        moved = bd.lshr(word, ir.Constant(self.ints, [shift] * self.lanes)) if shift else word
+        return moved if mask + 1 >= 1 << 32 - shift else bd.and_(moved, ir.Constant(self.ints, [mask] * self.lanes))
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        return call_named(self.bd, f"llvm.fma.v{self.lanes}f32", self.floats, [a, b, c])
+
+
+class RowBody:
+    """Emits `row_of_codes`."""
+
+    def __init__(self, f: ir.Function, vectors: int, lanes: int, bits: int, block: int, digits: int, offset: bool) -> None:
+        self.f, self.vectors, self.bits, self.block, self.digits, self.offset = f, vectors, bits, block, digits, offset
+        self.bd = ir.IRBuilder(f.append_basic_block("entry"))
+        self.v = Vectors(self.bd, lanes)
+        self.columns = vectors * lanes
+        self.steps = 4 * (8 // bits)  # of a group
+        self.bytes = ir.VectorType(ir.IntType(8), 4 * lanes)
+        self.dot = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+
+    def emit(self) -> None:
+        """entry -> block -> groups -> block_end -> done"""
+        bd, v, f = self.bd, self.v, self.f
+        digits, starts, steps, sums, codes, scales, offsets, blocks, c = f.args
+        groups = self.block // self.steps
+        unrolled = min(groups, UNROLLED)
+        entry = bd.block
+        block, walk, end, done = (f.append_basic_block(n) for n in ("block", "groups", "block_end", "done"))
+        plane = bd.mul(blocks, I64(self.block))
+        bd.branch(block)
+
+        bd.position_at_end(block)
+        g, at, word = bd.phi(I64), bd.phi(POINTER), bd.phi(I32.as_pointer())
+        total = [bd.phi(v.floats) for _ in range(self.vectors)]
+        first = bd.gep(starts, [bd.mul(g, I64(self.digits))])
+        begun = [v.spread(bd.load(bd.gep(first, [I64(n)]))) for n in range(self.digits)]
+        bd.branch(walk)
+
+        bd.position_at_end(walk)
+        q, digit, w = bd.phi(I64), bd.phi(POINTER), bd.phi(I32.as_pointer())
+        held = [[bd.phi(v.ints) for _ in range(self.vectors)] for _ in range(self.digits)]
+        acc: list[list[ir.Value]] = [list(h) for h in held]
+        for u in range(unrolled):
+            for n in range(self.columns // 16):
+                coming = bd.bitcast(bd.gep(w, [I64(u * self.columns + 16 * n + AHEAD_BYTES // 4)]), POINTER)
+                call_named(bd, "llvm.prefetch.p0", ir.VoidType(), [coming, I32(0), I32(3), I32(1)])
+            acc = self.group(w, digit, plane, u, acc)
+        q_next, digit_next, w_next = bd.add(q, I64(unrolled)), bd.gep(digit, [I64(self.steps * unrolled)]), bd.gep(w, [I64(self.columns * unrolled)])
+        bd.cbranch(bd.icmp_signed("<", q_next, I64(groups)), walk, end)
+        for phi, start, value in ((q, I64(0), q_next), (digit, at, digit_next), (w, word, w_next)):
+            phi.add_incoming(start, block)
+            phi.add_incoming(value, walk)
+        for h, b, a in zip(held, begun, acc, strict=True):
+            for phi, value in zip(h, a, strict=True):
+                phi.add_incoming(b, block)
+                phi.add_incoming(value, walk)
+
+        bd.position_at_end(end)
+        at_row = bd.mul(g, I64(self.columns))
+        size = v.spread(bd.load(bd.gep(steps, [g])))
+        scale, offset = bd.gep(scales, [at_row]), bd.gep(offsets, [at_row])
+        row_sum = v.spread(bd.load(bd.gep(sums, [g]))) if self.offset else None
+        ended = []
+        for n in range(self.vectors):
+            value = bd.sitofp(acc[-1][n], v.floats)
+            for plane_of in reversed(acc[:-1]):
+                value = v.fma(value, v.number(256.0), bd.sitofp(plane_of[n], v.floats))
+            result = v.fma(value, bd.fmul(size, v.load(scale, n * v.lanes, v.floats)), total[n])
+            ended.append(result if row_sum is None else v.fma(row_sum, v.load(offset, n * v.lanes, v.floats), result))
+        g_next = bd.add(g, I64(1))
+        bd.cbranch(bd.icmp_signed("<", g_next, blocks), block, done)
+        for phi, start, value in ((g, I64(0), g_next), (at, digits, digit_next), (word, codes, w_next)):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(value, end)
+        for phi, value in zip(total, ended, strict=True):
+            phi.add_incoming(v.number(0.0), entry)
+            phi.add_incoming(value, end)
+
+        bd.position_at_end(done)
+        for n, value in enumerate(ended):
+            bd.store(value, bd.bitcast(bd.gep(c, [I64(n * v.lanes)]), v.floats.as_pointer()), align=4)
+        bd.ret_void()
+
+    def group(self, w: ir.Value, digit: ir.Value, plane: ir.Value, u: int, acc: list[list[ir.Value]]) -> list[list[ir.Value]]:
+        """The sums after one group of steps."""
+        bd, v = self.bd, self.v
+        words = [v.load(w, u * self.columns + n * v.lanes, v.ints) for n in range(self.vectors)]
+        mask = sum(((1 << self.bits) - 1) << 8 * b for b in range(4))
+        acc = [list(a) for a in acc]
+        for part in range(8 // self.bits):
+            codes = [bd.bitcast(v.field(word, self.bits * part, mask), self.bytes) for word in words]
+            for n in range(self.digits):
+                place = bd.gep(bd.gep(digit, [bd.mul(plane, I64(n))]), [I64(u * self.steps + 4 * part)])
+                four = bd.bitcast(v.spread(bd.load(bd.bitcast(place, I32.as_pointer()), align=1)), self.bytes)
+                acc[n] = [call_named(bd, self.dot, v.ints, [s, code, four]) for s, code in zip(acc[n], codes, strict=True)]
+        return acc
+
+
+def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int, middle: int, offset: bool) -> None:
+    """entry -> block -> groups -> block_end -> done"""
+    codes, scales, offsets, blocks, to = f.args
+    entry, body, walk, end, done = (f.append_basic_block(n) for n in ("entry", "block", "groups", "block_end", "done"))
+    bd = ir.IRBuilder(entry)
+    v, columns, steps = Vectors(bd, lanes), vectors * lanes, 4 * (8 // bits)
+    bd.branch(body)
+
+    bd.position_at_end(body)
+    g, word, out = bd.phi(I64), bd.phi(I32.as_pointer()), bd.phi(F32.as_pointer())
+    at = bd.mul(g, I64(columns))
+    scale = [v.load(bd.gep(scales, [at]), n * lanes, v.floats) for n in range(vectors)]
+    shift = [v.load(bd.gep(offsets, [at]), n * lanes, v.floats) if offset else v.number(0.0) for n in range(vectors)]
+    bd.branch(walk)
+
+    bd.position_at_end(walk)
+    q, w, o = bd.phi(I64), bd.phi(I32.as_pointer()), bd.phi(F32.as_pointer())
+    taken = ir.Constant(v.ints, [middle] * lanes)
+    for n in range(vectors):
+        held = v.load(w, n * lanes, v.ints)
+        for part in range(8 // bits):
+            for byte in range(4):
+                code = bd.sitofp(bd.sub(v.field(held, 8 * byte + bits * part, (1 << bits) - 1), taken), v.floats)
+                place = bd.gep(o, [I64((4 * part + byte) * columns + n * lanes)])
+                bd.store(v.fma(code, scale[n], shift[n]) if offset else bd.fmul(code, scale[n]), bd.bitcast(place, v.floats.as_pointer()), align=4)
+    q_next, w_next, o_next = bd.add(q, I64(1)), bd.gep(w, [I64(columns)]), bd.gep(o, [I64(steps * columns)])
+    bd.cbranch(bd.icmp_signed("<", q_next, I64(block // steps)), walk, end)
+    bd.position_at_end(end)
+    g_next = bd.add(g, I64(1))
+    bd.cbranch(bd.icmp_signed("<", g_next, blocks), body, done)
+    for phi, before, start, after, value in ((g, entry, I64(0), end, g_next), (word, entry, codes, end, w_next), (out, entry, to, end, o_next), (q, body, I64(0), walk, q_next),
+                                             (w, body, word, walk, w_next), (o, body, out, walk, o_next)):
+        phi.add_incoming(start, before)
+        phi.add_incoming(value, after)
+    bd.position_at_end(done)
+    bd.ret_void()

@@ -1,0 +1,312 @@
+"""Products of float32 rows with weights of 2, 4 or 8 bits in blocks, read as they are: dot products of codes with the digits of the rows.
+
+A row's numbers are whole multiples of a step for each block, 2^23 steps to its largest, and each multiple is written with three signed digits of 8 bits. So
+
+    sum a * (code - zero) * scale  =  step * scale * (65536 D2 + 256 D1 + D0) + scale * (middle - zero) * sum a,      Dn = sum digit_n * (code - middle)
+
+with exact sums D. The rounding of the rows, half a step an element, is no larger than that of float32 sums. Many rows at once are multiplied in float32 instead, by
+panels of weights that are unpacked where the cache holds them.
+"""
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from ..ir import dtypes as dt
+from ..ir import expr as ex
+from ..ir import integer
+from ..ir.expr import Expr, Tensor
+from ..ir.kernel import KernelCall
+from ..ir.loops import ContractionNest, MapNest, Store
+from ..ir.target import Target
+from .blocking import Blocking
+from .contraction import ONE, Layouts, Product, decline_in_place, extent_product, is_constant, merge_axes, ordered, regroup, to_product
+from .dot_forms import VPDPBUSD, dot_form
+from .gemm import ProductText
+from .scalar import Scope
+from .tile_shapes import TileShape
+
+DIGITS = 3
+LARGEST = 127 * 65536  # the largest multiple of a step
+TILE = TileShape(6, 4, 16)
+FEW = 6  # rows; up to here each is multiplied by the codes themselves
+HEIGHT = 126  # rows of a unit
+CHUNK = 256  # steps between two visits of a block of many rows
+COLUMNS = 32  # fewer are not worth a panel
+
+
+@dataclass(frozen=True)
+class Weights:
+    """b[k, column] = (code - zero) * scale.
+
+    Args:
+        code: int32, from 0 to 2^bits - 1.
+        block: steps of k that share a scale and a zero point.
+        scale, zero: float32, over the column and the block's number `at`; None: the zero point is `middle`.
+        middle: whole number that is taken off the codes exactly.
+    """
+
+    code: Expr
+    bits: int
+    block: int
+    at: Expr
+    scale: Expr
+    zero: Expr | None
+    middle: int
+
+
+def schedule(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> list[MapNest | KernelCall] | None:
+    """Maps that pack the weights and write the rows' digits, and the product; None where the nest is something else, or the target has no dot products of bytes."""
+    if dot_form(target) is not VPDPBUSD or target.isa != "avx512" or nest.dtype is not dt.float32 or len(nest.reduced) != 1 or len(nest.columns) != 1:
+        return None
+    if nest.a.op != "load" or nest.a.dtype is not dt.float32 or ex.load_fill(nest.a) is not None or not is_constant(nest.b, constants):
+        return None
+    columns, depth = integer.as_int(nest.columns[0].extent), integer.as_int(nest.reduced[0].extent)
+    weights = weights_of(nest.b, nest.reduced[0])
+    if weights is None or depth is None or columns is None or columns < COLUMNS:
+        return None
+    column, k = nest.columns[0], nest.reduced[0]
+    rows = ordered(merge_axes(regroup(replace(nest, b=ONE)), layouts), layouts)
+    if rows.batch or rows.columns != (column,) or rows.reduced != (k,) or decline_in_place(rows, layouts) is not None:
+        return None
+    p = to_product(rows, layouts, False)
+    if p.inner is not k or integer.coefficient(p.a_offset, k)[0] is not ONE:
+        return None
+    packed = pack(p, weights, column, k)
+    digits = digits_of(p, rows.a, weights, k)
+    text = FewBitsText(p, weights, packed.tensors, digits.tensors, blocking(p, weights, target), layouts)
+    return [*packed.maps, *digits.maps, text.call()]
+
+
+# -------------------------------------------------------------------------------------------------------------- recognition
+def weights_of(b: Expr, k: Expr) -> Weights | None:
+    """An operand as codes less a zero point times a scale that whole blocks of `k` share, or None."""
+    if b.op != "mul" or b.dtype is not dt.float32:
+        return None
+    for value, scale in (b.args, b.args[::-1]):
+        block = block_of(scale, k)
+        found = centred(value)
+        if block is None or found is None:
+            continue
+        code, zero = found
+        bits = bits_of(code)
+        if bits is None or block % (4 * (8 // bits)):
+            continue
+        at = ex.axis(ex.ceildiv(k.extent, block), "g")
+        scale_at = by_block(scale, k, block, at)
+        zero_at = by_block(zero, k, block, at)
+        if k in scale_at.axes or k in zero_at.axes:
+            continue
+        whole = int(zero_at.value) if zero_at.is_const and float(zero_at.value).is_integer() and abs(zero_at.value) <= 255 else None
+        return Weights(code, bits, block, at, scale_at, None if whole is not None else ex.cast(zero_at, dt.float32), 1 << bits - 1 if whole is None else whole)
+    return None
+
+
+def centred(value: Expr) -> tuple[Expr, Expr] | None:
+    """(code, zero) of float32(code - zero) or float32(code) - zero."""
+    if value.op == "cast" and value.args[0].dtype is dt.int32:
+        inner = value.args[0]
+        return (inner.args[0], inner.args[1]) if inner.op == "sub" else (inner, ex.const(0, dt.int32))
+    if value.op == "sub" and value.args[0].op == "cast" and value.args[0].args[0].dtype is dt.int32:
+        return value.args[0].args[0], value.args[1]
+    return None
+
+
+def bits_of(code: Expr) -> int | None:
+    """2, 4 or 8 where a code surely fits as many bits."""
+    if code.op == "bitand" and code.args[1].is_const:
+        bits = int(code.args[1].value).bit_length()
+        return bits if bits in (2, 4, 8) and code.args[1].value == (1 << bits) - 1 else None
+    return 8 if code.op == "cast" and code.args[0].dtype is dt.uint8 else None
+
+
+def block_of(scale: Expr, k: Expr) -> int | None:
+    """The steps that share a scale: the least divisor of `k` in its indices, the whole of `k` where there is none."""
+    divisors = [int(e.args[1].value) for e in ex.walk([scale]) if e.op == "floordiv" and e.args[0] is k and e.args[1].is_const]
+    return min(divisors, default=None)
+
+
+def by_block(e: Expr, k: Expr, block: int, at: Expr) -> Expr:
+    """`e` with the number of a block for k // block."""
+    def visit(x: Expr) -> Expr | None:
+        if x.op == "floordiv" and x.args[0] is k and x.args[1].is_const and x.args[1].value % block == 0:
+            return at // (x.args[1].value // block)
+        return None
+    return ex.transform([e], visit)[0]
+
+
+# ------------------------------------------------------------------------------------------------------------------ operands
+@dataclass(frozen=True)
+class Made:
+    """Tensors and the maps that write them."""
+
+    maps: tuple[MapNest, ...]
+    tensors: tuple[Tensor, ...]
+
+
+def pack(p: Product, w: Weights, column: Expr, k: Expr) -> Made:
+    """Codes as words [panel, block, group, column]: byte i of a word holds, lowest bits first, the codes of steps i, i + 4, ... of its group; then scales, and
+    scales times (middle - zero), as [panel, block, column]."""
+    width, per = TILE.columns, 8 // w.bits
+    columns, blocks = column.extent, w.at.extent
+    panels = ex.ceildiv(columns, width)
+    panel, block, group, lane = ex.axis(panels, "p"), ex.axis(blocks, "b"), ex.axis(w.block // (4 * per), "q"), ex.axis(width, "l")
+    shifted = columns.is_const and columns.value >= width
+    at = ex.minimum(panel * width, columns - width) + lane if shifted else ex.minimum(panel * width + lane, columns - 1)
+    word = ex.const(0, dt.uint32)
+    for f in range(per):
+        for byte in range(4):
+            step = ex.minimum(block * w.block + group * (4 * per) + (4 * f + byte), k.extent - 1)
+            code = ex.cast(ex.substitute_one(w.code, {column: at, k: step}), dt.uint32)
+            word = ex.binary("bitor", word, ex.binary("shl", code, ex.const(8 * byte + w.bits * f, dt.uint32)))
+    name = p.stores[0].tensor.name
+    words = Tensor(f"{name}.codes", dt.uint32, (panels, blocks, group.extent, ex.const(width)))
+    maps = [MapNest((panel, block, group, lane), (Store(words, (panel, block, group, lane), word),), p.origin)]
+    tensors = [words]
+    place = {column: at, w.at: block}
+    values = [("scales", ex.substitute_one(w.scale, place))]
+    if w.zero is not None:
+        values.append(("offsets", ex.substitute_one(w.scale * (ex.const(float(w.middle), dt.float32) - w.zero), place)))
+    for what, value in values:
+        tensor = Tensor(f"{name}.{what}", dt.float32, (panels, blocks, ex.const(width)))
+        maps.append(MapNest((panel, block, lane), (Store(tensor, (panel, block, lane), value),), p.origin))
+        tensors.append(tensor)
+    return Made(tuple(maps), tuple(tensors))
+
+
+def digits_of(p: Product, a: Expr, w: Weights, k: Expr) -> Made:
+    """The rows' digits [row, digit, step], zero past the last step; what their sums start from [row, block, digit]; steps [row, block]; the sums of rows [row, block]
+    where zero points need them."""
+    rows = tuple(ex.axis(x.extent, "r") for x in p.rows)
+    row = ex.linear_index(rows, [x.extent for x in p.rows])
+    count, blocks, name = extent_product(p.rows), w.at.extent, p.stores[0].tensor.name
+    block, part = ex.axis(blocks, "b"), ex.axis(w.block, "t")
+    padded = blocks * w.block
+
+    def element(at: Expr) -> Expr:
+        value = ex.substitute_one(a, {**dict(zip(p.rows, rows)), k: at})
+        if k.extent is padded:
+            return value
+        value = ex.substitute_one(a, {**dict(zip(p.rows, rows)), k: ex.minimum(at, k.extent - 1)})
+        return ex.where(at < k.extent, value, ex.const(0.0, dt.float32))
+    largest = ex.reduce("max", (part,), ex.unary("abs", element(block * w.block + part)))
+    steps = Tensor(f"{name}.steps", dt.float32, (count, blocks))
+    inverse = Tensor(f"{name}.inverse", dt.float32, (count, blocks))
+    none = ex.equal(largest, 0.0)
+    maps = [MapNest((*rows, block), (Store(steps, (row, block), largest * (1.0 / LARGEST)),
+                                     Store(inverse, (row, block), ex.where(none, 0.0, ex.const(float(LARGEST), dt.float32) / largest))), p.origin)]
+    at = ex.axis(padded, "k")
+    left = ex.cast(ex.unary("round", element(at) * inverse[row, at // w.block]), dt.int32)
+    digits = Tensor(f"{name}.digits", dt.int8, (count, ex.const(DIGITS), padded))
+    stores = []
+    for n in range(DIGITS):
+        digit = left if n == DIGITS - 1 else ex.binary("bitand", left + ex.const(128, dt.int32), ex.const(255, dt.int32)) - ex.const(128, dt.int32)
+        stores.append(Store(digits, (row, ex.const(n), at), ex.cast(digit, dt.int8)))
+        left = ex.binary("shr", left - digit, ex.const(8, dt.int32))
+    maps.append(MapNest((*rows, at), tuple(stores), p.origin))
+    sums = [ex.reduce("sum", (part,), ex.cast(digits[row, ex.const(n), block * w.block + part], dt.int32)) for n in range(DIGITS)]
+    starts = Tensor(f"{name}.starts", dt.int32, (count, blocks, ex.const(DIGITS)))
+    stores = [Store(starts, (row, block, ex.const(n)), s * ex.const(-w.middle, dt.int32)) for n, s in enumerate(sums)]
+    tensors = [digits, starts, steps]
+    if w.zero is not None:
+        totals = Tensor(f"{name}.sums", dt.float32, (count, blocks))
+        whole = ex.cast(sums[2], dt.float32) * 65536.0 + (ex.cast(sums[1], dt.float32) * 256.0 + ex.cast(sums[0], dt.float32))
+        stores.append(Store(totals, (row, block), whole * steps[row, block]))
+        tensors.append(totals)
+    maps.append(MapNest((*rows, block), tuple(stores), p.origin))
+    return Made(tuple(maps), tuple(tensors))
+
+
+def blocking(p: Product, w: Weights, target: Target) -> Blocking:
+    """Units of some panels, enough for every core."""
+    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
+    assert columns is not None
+    height = HEIGHT if rows is None else -(-min(rows, HEIGHT) // TILE.rows) * TILE.rows
+    panels = -(-columns // TILE.columns)
+    wanted = 2 * target.cores if target.cores > 1 else 1
+    return Blocking(TILE, columns >= TILE.columns, height, -(-panels // min(panels, wanted)), max(w.block, CHUNK // w.block * w.block))
+
+
+# ------------------------------------------------------------------------------------------------------------------ emission
+class FewBitsText(ProductText):
+    """Writes the kernel and its call.
+
+    Args:
+        weights: what `b` is.
+        packed: codes, scales, and offsets where zero points differ.
+        digits: digits, starts, steps, and sums.
+    """
+
+    def __init__(self, p: Product, weights: Weights, packed: tuple[Tensor, ...], digits: tuple[Tensor, ...], blocking: Blocking, layouts: Layouts) -> None:
+        super().__init__(p, packed[0], blocking, layouts)
+        self.weights = weights
+        self.scales, *self.zeros = [self.writer.buffer(t) for t in packed[1:]]
+        self.digits, self.starts, self.sizes, *self.sums = [self.writer.buffer(t) for t in digits]
+
+    @property
+    def by_row(self) -> bool:
+        return False
+
+    @property
+    def many(self) -> bool:
+        """Whether there may be more than a few rows."""
+        rows = integer.as_int(self.rows)
+        return rows is None or rows > FEW
+
+    def declare(self) -> None:
+        w = self.weights
+        super().declare()
+        self.writer.function("row_of_codes", "row_of_codes", TILE.vectors, TILE.lanes, w.bits, w.block, DIGITS, w.zero is not None)
+        self.writer.function("unpack_codes", "unpack_codes", TILE.vectors, TILE.lanes, w.bits, w.block, w.middle, w.zero is not None)
+
+    def prologue(self) -> None:
+        super().prologue()
+        if self.many:
+            self.view("unpacked", self.blocking.chunk * TILE.columns, self.number)
+
+    def panel(self, panel: Scope) -> None:
+        w, width = self.weights, TILE.columns
+        blocks = self.parameter(w.at.extent, "blocks of steps")
+        if self.blocking.shifted:
+            panel.lines.append(f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})")
+        else:
+            panel.lines += [f"first_column = panel * {width}", f"width = min({width}, {self.parameter(self.columns, 'columns')} - first_column)"]
+        words = w.block * w.bits // 32 * width
+        panel.lines += [f"codes = advanced({self.b}, panel * {blocks} * {words})", f"scales = advanced({self.scales}, panel * {blocks} * {width})"]
+        panel.lines.append(f"offsets = advanced({self.zeros[0]}, panel * {blocks} * {width})" if self.zeros else "offsets = scales")
+        few = Scope(panel, conditional=True)
+        self.few_rows(few, blocks)
+        if not self.many:
+            panel.lines += few.lines
+            return
+        few.close(f"if count <= {FEW}:")
+        many = Scope(panel, conditional=True)
+        self.many_rows(many, words)
+        many.close("else:")
+
+    def few_rows(self, few: Scope, blocks: str) -> None:
+        depth = self.parameter(self.weights.at.extent * self.weights.block, "steps in whole blocks")
+        row = Scope(few)
+        sums = f"advanced({self.sums[0]}, (first_row + i) * {blocks})" if self.sums else "scales"
+        row.lines.append(f"row_of_codes(advanced({self.digits}, (first_row + i) * {DIGITS} * {depth}), advanced({self.starts}, (first_row + i) * {blocks} * {DIGITS}), "
+                         f"advanced({self.sizes}, (first_row + i) * {blocks}), {sums}, codes, scales, offsets, {blocks}, acc)")
+        row.lines.append("at = 0")
+        self.store_row(row)
+        row.close("for i in range(count):")
+
+    def many_rows(self, many: Scope, words: int) -> None:
+        w, width = self.weights, TILE.columns
+        total, chunk = self.parameter(self.steps, "steps"), self.parameter(self.blocking.chunk, "chunk")
+        walk = Scope(many)
+        walk.lines += [f"length = min({chunk}, {total} - k)", f"g = k // {w.block}",
+                       f"unpack_codes(advanced(codes, g * {words}), advanced(scales, g * {width}), advanced(offsets, g * {width}), "
+                       f"(length + {w.block - 1}) // {w.block}, unpacked)"]
+        block = Scope(walk)
+        acc_at = f"block * {TILE.rows * width}"
+        block.lines.append(f"register_tile(advanced(row_at, block * {TILE.rows}), 1, k * {self.size_bytes}, {self.size_bytes}, length, unpacked, {width}, "
+                           f"advanced(acc, {acc_at}), k == 0, base, 0)")
+        last = Scope(block, conditional=True)
+        self.stores(last, acc_at)
+        last.close(f"if k + length == {total}:")
+        block.close("for block in range(blocks):")
+        walk.close(f"for k in range(0, {total}, {chunk}):")

@@ -1,0 +1,92 @@
+"""MatMulNBits over codes as they are: bits, blocks, zero points, ends of blocks and panels, few and many rows, numbers that are none."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sardonyx
+from onnx import TensorProto, helper, numpy_helper
+from sardonyx.codegen import few_bits
+from sardonyx.compiler.importer import import_model
+from sardonyx.compiler.pipeline import Options, lower_and_fuse, optimise
+from sardonyx.ir import target as targets
+from sardonyx.ir.kernel import KernelCall
+from sardonyx.ir.loops import ContractionNest
+
+RNG = np.random.default_rng(3)
+VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,-prefer-256-bit", "avx512", 64, 32)
+
+
+def fields(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The numbers of `bits` bits along the last axis, lowest bits first."""
+    per = 8 // bits
+    return ((packed[..., None] >> (np.arange(per) * bits).astype(np.uint8)) & ((1 << bits) - 1)).reshape(*packed.shape[:-1], -1)
+
+
+def made(k: int, n: int, block: int, bits: int, zeros: str, rows: int | str) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """(model, weights [k, n] in float64, what bounds each weight's parts)."""
+    blocks = -(-k // block)
+    packed = RNG.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8)
+    scales = (RNG.random((n, blocks)) * 0.02 + 0.001).astype(np.float32)
+    constants = {"w": packed, "s": scales}
+    zero = np.full((n, blocks), float(1 << bits - 1))
+    if zeros == "codes":
+        stored = RNG.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)
+        constants["z"], zero = stored, fields(stored, bits)[:, :blocks].astype(np.float64)
+    elif zeros == "floats":
+        constants["z"] = RNG.random((n, blocks)).astype(np.float32) * (1 << bits)
+        zero = constants["z"].astype(np.float64)
+    codes = fields(packed, bits).astype(np.float64)
+    weights = ((codes - zero[..., None]) * scales[..., None]).reshape(n, -1)[:, :k].T
+    bounds = np.repeat(scales.astype(np.float64) * 2.0 * (1 << bits), block, 1)[:, :k].T
+    node = helper.make_node("MatMulNBits", ["a", *constants], ["y"], domain="com.microsoft", K=k, N=n, block_size=block, bits=bits)
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("a", TensorProto.FLOAT, [rows, k])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(v, name) for name, v in constants.items()])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)], ir_version=9)
+    return proto.SerializeToString(), weights, bounds
+
+
+def close(y: np.ndarray, a: np.ndarray, weights: np.ndarray, bounds: np.ndarray) -> None:
+    """Half a step of 2^-23 of a row's largest for each number, and the rounding of float32 sums."""
+    wide = a.astype(np.float64)
+    largest = np.abs(wide).max(1, keepdims=True) * bounds.sum(0)
+    allowed = 2.0**-24 * (2 * largest + (len(weights) + 8) * (np.abs(wide) @ bounds))
+    assert y.dtype == np.float32 and (np.abs(y - wide @ weights) <= allowed).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zeros", ["", "codes", "floats"])
+@pytest.mark.parametrize("m,k,n,block", [(1, 256, 64, 32), (3, 70, 100, 16), (7, 300, 33, 64), (130, 96, 130, 32)])
+def test_results(m: int, k: int, n: int, block: int, bits: int, zeros: str) -> None:
+    proto, weights, bounds = made(k, n, block, bits, zeros, m)
+    a = RNG.standard_normal((m, k)).astype(np.float32) * np.exp(RNG.standard_normal((m, 1)) * 4).astype(np.float32)
+    close(sardonyx.InferenceSession(proto).run(None, {"a": a})[0], a, weights, bounds)
+
+
+def test_rows_that_only_the_run_knows() -> None:
+    proto, weights, bounds = made(160, 96, 32, 4, "codes", "rows")
+    session = sardonyx.InferenceSession(proto)
+    for m in (1, 5, 6, 7, 20, 127, 300):
+        a = RNG.standard_normal((m, 160)).astype(np.float32)
+        close(session.run(None, {"a": a})[0], a, weights, bounds)
+
+
+def test_zeros_and_numbers_that_are_none() -> None:
+    proto, weights, bounds = made(128, 64, 32, 4, "", 5)
+    a = RNG.standard_normal((5, 128)).astype(np.float32)
+    a[0] = 0
+    a[1, 40], a[2, 3] = np.nan, np.inf
+    y = sardonyx.InferenceSession(proto).run(None, {"a": a})[0]
+    assert not y[0].any() and np.isnan(y[1]).all() and not np.isfinite(y[2]).any()
+    close(y[3:], a[3:], weights, bounds)
+
+
+def test_weights_stay_packed() -> None:
+    proto, _, _ = made(256, 128, 32, 4, "", 1)
+    graph = import_model(proto)
+    optimise(graph, Options())
+    lowered = lower_and_fuse(graph, Options())
+    nest = next(n for n in lowered.program.nests if isinstance(n, ContractionNest))
+    parts = few_bits.schedule(nest, lowered.layouts, set(lowered.program.constants), VNNI)
+    assert parts is not None and few_bits.schedule(nest, lowered.layouts, set(lowered.program.constants), targets.parse("x86-64-v3")) is None
+    read = [t for p in parts if isinstance(p, KernelCall) for t in p.buffers if t.name.endswith(".codes")]
+    assert len(read) == 1 and int(read[0].numel().value) * 4 == 256 * 128 // 2
