@@ -12,6 +12,7 @@ from ..ir.graph import Graph, Node, TensorType, Value
 from ..ir.infer import lower_node
 from ..ir.loops import Check, HostNest, HostRef, Nest, NestProgram, Ref, reads, size_reads, size_roots
 from ..ir.ops.base import Builder, Op, find
+from .rewrite import forget
 
 
 def decompose(graph: Graph) -> None:
@@ -36,6 +37,8 @@ def _expand(graph: Graph, node: Node, definition: Op) -> None:
                 new = _named(graph, node, old, new)
             graph.replace_all_uses(old, new)
     graph.remove(node)
+    for s in node.subgraphs():
+        forget(s)
 
 
 def _named(graph: Graph, node: Node, old: Value, new: Value) -> Value:

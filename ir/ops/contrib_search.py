@@ -1,0 +1,517 @@
+"""com.microsoft: generation of text. The search is a Loop around the decoder that the node carries; its steps are those of `search_steps`."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import dtypes as dt
+from .. import expr as ex
+from ..expr import Expr
+from ..graft import graft
+from ..graph import Attribute, Graph, TensorType, Type, Value
+from .base import REQUIRED, Builder, Lowering, Op, register
+from .control import body_type
+from .search_steps import DOMAIN as STEPS
+
+DOMAIN = "com.microsoft"
+GPT, T5 = 0, 1
+Body = Callable[[Builder, Value, Sequence[Value]], tuple[Value, Sequence[Value], Sequence[Value]]]  # (inside, turn, carried) -> (goes on, carried, stacked)
+
+
+# ------------------------------------------------------------------------------------------------------------------ helpers
+def whole(b: Builder, x: Value) -> Value:
+    """A scalar of any integer type as int64[1]."""
+    return b.add("Reshape", b.add("Cast", x, to=dt.int64.code), [1])
+
+
+def scalar(b: Builder, x: Value) -> Value:
+    return b.add("Reshape", x, np.zeros(0, np.int64))
+
+
+def size(b: Builder, x: Value, axis: int) -> Value:
+    """A size as int64[1]."""
+    return b.add("Shape", x, start=axis, end=axis + 1)
+
+
+def last_logits(b: Builder, logits: Value) -> Value:
+    """[N, L, V] -> [N, V] of the last position."""
+    if len(b.type(logits).shape or ()) != 3:
+        raise b.error(f"the logits are {logits.type}, [batch, length, vocabulary] was expected")
+    return b.add("Gather", logits, np.array(-1, np.int64), axis=1)
+
+
+def repeated(b: Builder, x: Value, times: Value) -> Value:
+    return b.add("RepeatRows", x, times, domain=STEPS)
+
+
+def column(b: Builder, x: Value) -> Value:
+    """[N] -> [N, 1]"""
+    return b.add("Unsqueeze", x, [1])
+
+
+def subgraph(b: Builder | Lowering, name: str) -> Graph | None:
+    found = b.attr(name)
+    return found if isinstance(found, Graph) else None
+
+
+def loop(b: Builder, limit: Value, condition: Value | None, carried: Sequence[Value], make: Body) -> list[Value]:
+    """A Loop whose body `make` builds, for at most `limit` turns."""
+    body = Graph(f"{b.node.name}/body", b.graph)
+    inside = Builder(body, b.node, b.op)
+    turn = body.input(f"{b.node.name}/turn", TensorType(dt.int64, ()))
+    body.input(f"{b.node.name}/going", TensorType(dt.boolean, ()))
+    given = [body.input(v.name, body_type(v.type, f"{body.name}/{v.name}")) for v in carried]
+    more, after, stacked = make(inside, turn, given)
+    body.outputs = [more, *after, *stacked]
+    found = b.add("Loop", scalar(b, limit), condition, *carried, outputs=len(after) + len(stacked), body=body)
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def past_type(b: Builder, v: Value, heads: int, width: int) -> tuple[int, int]:
+    """(heads, head size) as the decoder declares them for a past state.
+
+    Raises:
+        ModelError: it does not.
+    """
+    shape = v.type.shape if isinstance(v.type, TensorType) else None
+    if shape is None or len(shape) <= width or not (shape[heads].is_const and shape[width].is_const):
+        raise b.error(f"the decoder's past '{v.name}' is {v.type}; a fixed number of heads and a fixed head size were expected")
+    return int(shape[heads].value), int(shape[width].value)
+
+
+# ------------------------------------------------------------------------------------------------------------------- models
+@dataclass(frozen=True)
+class Feeds:
+    """What a decoder gets in its next run: the values that change, in a form that a Loop can carry."""
+
+    values: tuple[Value, ...]
+
+
+class Gpt:
+    """A decoder alone: (input_ids, position_ids, attention_mask, past...) -> (logits, present...).
+
+    Args:
+        ids: the prompts [B, S].
+        beams: rows a prompt, int64[1].
+    """
+
+    past_axis = 1
+
+    def __init__(self, b: Builder, ids: Value, beams: Value, mask: Value | None, decoder: Graph) -> None:
+        self.decoder, self.beams = decoder, beams
+        self.layers = len(decoder.outputs) - 1
+        if self.layers < 1 or len(decoder.inputs) != self.layers + 3:
+            raise b.unsupported(f"a decoder of {len(decoder.inputs)} inputs and {len(decoder.outputs)} outputs; input_ids, position_ids, attention_mask and a past for each "
+                                "present state were expected, without shared buffers")
+        pad = np.array(b.attr("pad_token_id"), np.int32)
+        shown = b.add("Cast", b.add("Not", b.add("Equal", ids, pad)), to=dt.int32.code)
+        places = b.add("Mul", b.add("Sub", b.add("CumSum", shown, np.array(1, np.int64)), np.array(1, np.int32)), shown)
+        self.lengths = repeated(b, b.add("ReduceSum", shown, [1], keepdims=1), beams)
+        self.ones = b.add("ConstantOfShape", b.add("Shape", self.lengths), value=np.ones(1, np.int32))
+        rows = size(b, self.lengths, 0)
+        heads, width = past_type(b, decoder.inputs[3], 2, 4)
+        past = b.add("ConstantOfShape", b.add("Concat", np.array([2]), rows, np.array([heads, 0, width]), axis=0))
+        self.start = Feeds((repeated(b, ids, beams), repeated(b, places, beams), repeated(b, mask or shown, beams), *[past] * self.layers))
+
+    def run(self, b: Builder, feeds: Feeds, decoder: Graph | None = None) -> tuple[Value, list[Value]]:
+        """(logits, present...)"""
+        graph = decoder or self.decoder
+        if len(graph.inputs) != len(self.decoder.inputs) or len(graph.outputs) != len(self.decoder.outputs):
+            raise b.error(f"init_decoder has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, the decoder {len(self.decoder.inputs)} and {len(self.decoder.outputs)}")
+        logits, *present = graft(graph, b.graph, dict(zip(graph.inputs, feeds.values, strict=True)), b.node, b.before)
+        return logits, present
+
+    def next(self, b: Builder, feeds: Feeds, present: Sequence[Value], tokens: Value, rows: Value | None, turn: Value, sequences: Value, length: Value) -> Feeds:
+        """The feeds after a step: the new tokens, their places, a longer mask, and the states of the rows that go on."""
+        places = b.add("Add", self.lengths, b.add("Cast", turn, to=dt.int32.code))
+        mask = b.add("Concat", feeds.values[2], self.ones, axis=1)
+        kept = [p if rows is None else b.add("Gather", p, rows, axis=self.past_axis) for p in present]
+        return Feeds((column(b, tokens), places, mask, *kept))
+
+
+class EncoderDecoder:
+    """An encoder and a decoder: (input_ids, encoder_input_ids?, encoder_attention_mask, encoder_hidden_states?, past self..., past cross...) -> (logits, present self...).
+
+    The encoder gives (logits, hidden states, present self..., present cross...) of the first step, or the cross states alone.
+    """
+
+    past_axis = 0
+
+    def __init__(self, b: Builder, ids: Value, beams: Value, mask: Value | None, encoder: Graph, decoder: Graph, first: Value) -> None:
+        self.decoder = decoder
+        self.layers = (len(decoder.outputs) - 1) // 2
+        head = len(decoder.inputs) - 4 * self.layers
+        if self.layers < 1 or len(decoder.outputs) != 1 + 2 * self.layers or not 2 <= head <= 4:
+            raise b.unsupported(f"a decoder of {len(decoder.inputs)} inputs and {len(decoder.outputs)} outputs; input_ids, encoder_attention_mask and four past states for each two "
+                                "present ones were expected, without shared buffers")
+        if len(encoder.inputs) not in (2, 3):
+            raise b.error(f"the encoder has {len(encoder.inputs)} inputs; input_ids, attention_mask and perhaps decoder_input_ids were expected")
+        if mask is None:
+            shown = b.add("Cast", b.add("Not", b.add("Equal", ids, np.array(b.attr("pad_token_id"), np.int32))), to=dt.int32.code)
+            mask = b.add("Cast", b.add("Greater", b.add("CumSum", shown, np.array(1, np.int64)), np.array(0, np.int32)), to=dt.int32.code)  # only padding on the left
+        given = (ids, mask, first)[:len(encoder.inputs)]
+        found = graft(encoder, b.graph, dict(zip(encoder.inputs, given, strict=True)), b.node, b.before)
+        self.logits = found[0] if len(given) == 3 else None
+        states = found[2:] if len(given) == 3 else found
+        expected = 4 * self.layers if len(given) == 3 else 2 * self.layers
+        if len(states) != expected:
+            raise b.error(f"the encoder gives {len(states)} states, {expected} were expected for {self.layers} layers of the decoder")
+        states = [repeated(b, s, beams) for s in states]
+        self.cross = states[-2 * self.layers:]
+        own = states[:-2 * self.layers]
+        tokens = repeated(b, first, beams)
+        if not own:
+            heads, width = past_type(b, decoder.inputs[head], 1, 3)
+            empty = b.add("ConstantOfShape", b.add("Concat", size(b, tokens, 0), np.array([heads, 0, width]), axis=0))
+            own = [empty] * (2 * self.layers)
+        self.fixed = self._fixed(b, head, repeated(b, ids, beams), repeated(b, mask, beams), repeated(b, found[1], beams) if len(given) == 3 else None)
+        declared = decoder.inputs[0].type
+        shape = declared.shape if isinstance(declared, TensorType) else None
+        self.whole_sequence = not (shape is not None and len(shape) == 2 and shape[1].is_const and shape[1].value == 1)
+        self.start = Feeds((tokens, *own))
+
+    def _fixed(self, b: Builder, head: int, ids: Value, mask: Value, hidden: Value | None) -> list[Value]:
+        """The inputs between input_ids and the past: told apart by their types."""
+        kinds = [v.type.dtype if isinstance(v.type, TensorType) else None for v in self.decoder.inputs[1:head]]
+        floats = [k for k in kinds if k is not None and k.is_float]
+        if floats and hidden is None:
+            raise b.error("the decoder takes encoder_hidden_states, which the encoder does not give")
+        integers = [ids, mask][-(len(kinds) - len(floats)):]
+        if len(kinds) - len(floats) not in (1, 2) or len(floats) > 1:
+            raise b.unsupported(f"a decoder with inputs of types {', '.join(str(v.type) for v in self.decoder.inputs[:head])} before its past")
+        return [*integers, *([hidden] if floats and hidden is not None else [])]
+
+    def run(self, b: Builder, feeds: Feeds, decoder: Graph | None = None) -> tuple[Value, list[Value]]:
+        """(logits, present...)"""
+        tokens, *own = feeds.values
+        given = dict(zip(self.decoder.inputs, [tokens, *self.fixed, *own, *self.cross], strict=True))
+        logits, *present = graft(self.decoder, b.graph, given, b.node, b.before)
+        return logits, present
+
+    def next(self, b: Builder, feeds: Feeds, present: Sequence[Value], tokens: Value, rows: Value | None, turn: Value, sequences: Value, length: Value) -> Feeds:
+        """The feeds after a step: the new tokens (or all so far), and the states of the rows that go on."""
+        ids = column(b, tokens)
+        if self.whole_sequence:
+            ids = b.add("Slice", sequences, [0], b.add("Add", length, [1]), [1])
+        return Feeds((ids, *(p if rows is None else b.add("Gather", p, rows, axis=self.past_axis) for p in present)))
+
+
+# ------------------------------------------------------------------------------------------------------------------- search
+class Scores:
+    """How logits become scores of the next token.
+
+    Args:
+        inputs: of the node, by the names of `Search.inputs`.
+    """
+
+    def __init__(self, b: Builder, inputs: dict[str, Value | None], beams: Value | None) -> None:
+        self.end = int(b.attr("eos_token_id"))
+        self.ngram = int(b.attr("no_repeat_ngram_size", 0))
+        self.temperature, self.penalty = float(b.attr("temperature", 1.0)), float(b.attr("presence_penalty", 0.0))
+        if self.temperature <= 0:
+            self.temperature = 1.0
+        least, factor = inputs.get("min_length"), inputs.get("repetition_penalty")
+        self.least = None if least is None else whole(b, least)
+        self.factor = None if factor is None else b.add("Reshape", factor, [1])
+        self.vocabulary, self.prefix, self.presence = inputs.get("vocab_mask"), inputs.get("prefix_vocab_mask"), inputs.get("presence_mask")
+
+    def __call__(self, b: Builder, scores: Value, sequences: Value, length: Value, first: Value, own: Value | None = None) -> Value:
+        """Scores [N, V] by the rules, `own` added to each row."""
+        if self.factor is not None or self.ngram > 0:
+            factor = self.factor if self.factor is not None else b.constant(np.ones(1, np.float32))
+            scores = b.add("DiscourageRepeats", scores, sequences, length, factor, domain=STEPS, ngram=self.ngram)
+        return b.add("AdjustScores", scores, length, self.least, self.vocabulary, first, self.prefix, self.presence, own, domain=STEPS, end=self.end,
+                     temperature=self.temperature, presence_penalty=self.penalty)
+
+
+@dataclass(frozen=True)
+class Beams:
+    """The state of a beam search; see `search_steps`."""
+
+    sequences: Value
+    scores: Value
+    kept: tuple[Value, ...]
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (self.sequences, self.scores, *self.kept)
+
+    @staticmethod
+    def of(values: Sequence[Value]) -> Beams:
+        return Beams(values[0], values[1], tuple(values[2:6]))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of a search gives: the state, the new tokens, the rows they continue (None: each its own), whether any goes on, the scores of all tokens."""
+
+    state: Beams | Single
+    tokens: Value
+    rows: Value | None
+    more: Value
+    scores: Value
+
+
+class BeamSteps:
+    """Steps of beam search."""
+
+    def __init__(self, b: Builder, scores: Scores, beams: Value, exponent: Value) -> None:
+        self.scores, self.beams, self.exponent = scores, beams, exponent
+        self.best = b.add("Mul", beams, [2])
+        self.settings: dict[str, Attribute] = {"end": int(b.attr("eos_token_id")), "pad": int(b.attr("pad_token_id")), "early": int(b.attr("early_stopping") == 1)}
+
+    def restore(self, values: Sequence[Value]) -> Beams:
+        return Beams.of(values)
+
+    count = 6
+
+    def step(self, b: Builder, logits: Value, state: Beams, length: Value, turn: Value) -> Step:
+        last = last_logits(b, logits)
+        first = b.add("Equal", turn, np.array(0, np.int64))
+        scores = self.scores(b, b.add("LogSoftmax", last, axis=-1), state.sequences, length, first, state.scores)
+        flat = b.add("Reshape", scores, b.add("Concat", size(b, state.kept[1], 0), np.array([-1]), axis=0))
+        top, places = b.add("TopK", flat, self.best, outputs=2, axis=1)
+        tokens, rows, own, sequences, *kept, more = b.add("AdvanceBeams", top, places, state.sequences, length, self.exponent, *state.kept, scores, outputs=9, domain=STEPS, **self.settings)
+        return Step(Beams(sequences, own, tuple(kept)), tokens, rows, more, scores)
+
+
+@dataclass(frozen=True)
+class Single:
+    """The state of a search that follows one sequence a prompt."""
+
+    sequences: Value
+    ended: Value
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (self.sequences, self.ended)
+
+
+class SingleSteps:
+    """Steps that choose one token a prompt: the best, or (with a seed) one drawn from the best."""
+
+    count = 2
+
+    def __init__(self, b: Builder, scores: Scores, seed: Value | None) -> None:
+        self.scores, self.seed = scores, seed
+        self.settings: dict[str, Attribute] = {"end": int(b.attr("eos_token_id")), "pad": int(b.attr("pad_token_id"))}
+
+    def restore(self, values: Sequence[Value]) -> Single:
+        return Single(values[0], values[1])
+
+    def step(self, b: Builder, logits: Value, state: Single, length: Value, turn: Value) -> Step:
+        first = b.add("Equal", turn, np.array(0, np.int64))
+        scores = self.scores(b, last_logits(b, logits), state.sequences, length, first)
+        chosen = b.add("ArgMax", scores, axis=1, keepdims=0) if self.seed is None else self.drawn(b, scores, turn, self.seed)
+        tokens, sequences, ended, more = b.add("AppendTokens", chosen, state.sequences, length, state.ended, outputs=4, domain=STEPS, **self.settings)
+        return Step(Single(sequences, ended), tokens, None, more, scores)
+
+    @staticmethod
+    def drawn(b: Builder, scores: Value, turn: Value, seed: Value) -> Value:
+        descending = int(b.attr("custom"))
+        top, places = b.add("TopK", scores, size(b, scores, 1), outputs=2, axis=1, largest=descending)
+        return b.add("DrawTokens", top, places, seed, turn, domain=STEPS, top_p=float(b.attr("top_p")), least=int(b.attr("min_tokens_to_keep")),
+                     filtered=float(b.attr("filter_value")), descending=descending)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search about to begin.
+
+    Args:
+        begin: tokens of a sequence before the first step, int64[1].
+        limit: steps, int64[1].
+        stacked: whether the scores of all tokens are wanted, step by step.
+    """
+
+    model: Gpt | EncoderDecoder
+    steps: BeamSteps | SingleSteps
+    begin: Value
+    limit: Value
+    stacked: bool
+
+
+def search(b: Builder, plan: Plan, state: Beams | Single, init: Graph | None) -> tuple[Beams | Single, list[Value]]:
+    """Run a search: a first step apart if the encoder or `init` makes it, the others in a Loop. Returns the last state and the scores of each part."""
+    model, steps, feeds = plan.model, plan.steps, plan.model.start
+    offset, limit, going, stacks = 0, plan.limit, None, []
+    if init is not None or (isinstance(model, EncoderDecoder) and model.logits is not None):
+        turn = b.constant(np.array(0, np.int64))
+        if isinstance(model, EncoderDecoder):
+            assert model.logits is not None
+            found = steps.step(b, repeated(b, model.logits, model_beams(plan)), state, plan.begin, turn)
+            feeds = model.next(b, feeds, feeds.values[1:], found.tokens, None, turn, found.state.values[0], plan.begin)
+        else:
+            logits, present = model.run(b, feeds, init)
+            found = steps.step(b, logits, state, plan.begin, turn)
+            feeds, going = model.next(b, feeds, present, found.tokens, found.rows, turn, found.state.values[0], plan.begin), found.more
+        state, offset, limit = found.state, 1, b.add("Sub", limit, [1])
+        stacks += [column_of_steps(b, found.scores, state)] if plan.stacked else []
+
+    def body(inside: Builder, i: Value, carried: Sequence[Value]) -> tuple[Value, Sequence[Value], Sequence[Value]]:
+        now, fed = steps.restore(carried[:steps.count]), Feeds(tuple(carried[steps.count:]))
+        turn = inside.add("Add", i, np.array(offset, np.int64)) if offset else i
+        length = inside.add("Add", plan.begin, turn)
+        logits, present = model.run(inside, fed)
+        found = steps.step(inside, logits, now, length, turn)
+        after = model.next(inside, fed, present, found.tokens, found.rows, turn, found.state.values[0], length)
+        stacked = [scores_by_beam(inside, found.scores, found.state)] if plan.stacked else []
+        return found.more, [*found.state.values, *after.values], stacked
+    results = loop(b, limit, going, [*state.values, *feeds.values], body)
+    if plan.stacked:
+        stacks.append(results.pop())
+    return steps.restore(results[:steps.count]), stacks
+
+
+def model_beams(plan: Plan) -> Value:
+    assert isinstance(plan.steps, BeamSteps)
+    return plan.steps.beams
+
+
+def scores_by_beam(b: Builder, scores: Value, state: Beams | Single) -> Value:
+    """[N, V] -> [B, K, V]"""
+    assert isinstance(state, Beams)
+    return b.add("Reshape", scores, b.add("Concat", b.add("Shape", state.kept[1]), np.array([-1]), axis=0))
+
+
+def column_of_steps(b: Builder, scores: Value, state: Beams | Single) -> Value:
+    return b.add("Unsqueeze", scores_by_beam(b, scores, state), [0])
+
+
+class Search(Op):
+    """What the operators have in common: their inputs by name, and the sizes of their results."""
+
+    domain = DOMAIN
+    versions = (1,)
+    names: Sequence[str] = ()
+
+    def given(self, b: Builder) -> dict[str, Value | None]:
+        return {name: b.inputs[k] if k < len(b.inputs) else None for k, name in enumerate(self.names)}
+
+    def decoder(self, b: Builder) -> Graph:
+        found = subgraph(b, "decoder")
+        if found is None:
+            raise b.error(f"attribute 'decoder' of {self.name} is missing")
+        return found
+
+    @staticmethod
+    def refuse(b: Builder, inputs: dict[str, Value | None], names: Iterable[str]) -> None:
+        for name in names:
+            if inputs.get(name) is not None:
+                raise b.unsupported(f"input '{name}' of {b.op.name}")
+
+
+@register
+class BeamSearch(Search):
+    """The likeliest continuations of prompts (GPT-2), or answers to them (T5), by beam search around the decoder. Source: com.microsoft BeamSearch-1."""
+
+    name = "BeamSearch"
+    names = ("input_ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty", "vocab_mask", "prefix_vocab_mask",
+             "attention_mask", "decoder_input_ids", "logits_processor")
+    attributes = {"eos_token_id": REQUIRED, "pad_token_id": REQUIRED, "decoder_start_token_id": -1, "no_repeat_ngram_size": 0, "early_stopping": 0, "model_type": GPT,
+                  "vocab_size": -1}
+
+    def infer(self, n: Lowering) -> Sequence[Type | None]:
+        ids = n.input(0)
+        longest, beams, returned = n.ints(1)[0], n.ints(3)[0], n.ints(4)[0]
+        if ids.rank != 2:
+            raise n.error(f"input_ids of rank {ids.rank} were given, [batch, length] was expected")
+        begin: Expr = ids.shape[1] if n.attr("model_type") == GPT else ex.const(1)
+        found: list[Type | None] = [TensorType(dt.int32, (ids.shape[0], returned, longest)), TensorType(dt.float32, (ids.shape[0], returned))]
+        if n.wants(2):
+            found.append(TensorType(dt.float32, (longest - begin, ids.shape[0], beams, ex.sym(f"?{n.node.name}.vocabulary", 0))))
+        return found
+
+    def decompose(self, b: Builder) -> list[Value | None]:
+        inputs, kind = self.given(b), int(b.attr("model_type"))
+        self.refuse(b, inputs, ("decoder_input_ids", "logits_processor"))
+        if kind not in (GPT, T5):
+            raise b.unsupported(f"model_type {kind}; 0 (GPT-2) or 1 (T5) was expected")
+        ids, beams, longest = b.input(0), whole(b, b.input(3)), whole(b, b.input(1))
+        exponent = inputs["length_penalty"]
+        steps = BeamSteps(b, Scores(b, inputs, beams), beams, b.constant(np.ones(1, np.float32)) if exponent is None else b.add("Reshape", exponent, [1]))
+        model: Gpt | EncoderDecoder
+        if kind == GPT:
+            begin, first = size(b, ids, 1), ids
+            model = Gpt(b, ids, beams, inputs["attention_mask"], self.decoder(b))
+        else:
+            encoder, token = subgraph(b, "encoder"), int(b.attr("decoder_start_token_id"))
+            if encoder is None or token < 0:
+                raise b.error("model_type 1 needs the attributes 'encoder' and 'decoder_start_token_id'")
+            begin = b.constant(np.array([1]))
+            first = b.add("ConstantOfShape", b.add("Concat", size(b, ids, 0), np.array([1]), axis=0), value=np.array([token], np.int32))
+            model = EncoderDecoder(b, ids, beams, inputs["attention_mask"], encoder, self.decoder(b), first)
+        start = b.add("StartBeams", first, longest, beams, outputs=6, domain=STEPS, pad=int(b.attr("pad_token_id")))
+        plan = Plan(model, steps, begin, b.add("Sub", longest, begin), b.wants(2))
+        state, stacks = search(b, plan, Beams.of(start), subgraph(b, "init_decoder") if kind == GPT else None)
+        assert isinstance(state, Beams)
+        sequences, scores = b.add("FinishBeams", state.sequences, longest, steps.exponent, state.scores, *state.kept, whole(b, b.input(4)), outputs=2, domain=STEPS,
+                                  pad=int(b.attr("pad_token_id")))
+        return [sequences, scores, self.padded(b, stacks, plan.limit) if b.wants(2) else None]
+
+    @staticmethod
+    def padded(b: Builder, stacks: Sequence[Value], limit: Value) -> Value:
+        """The scores of all steps that there may be: zero for those that were not needed."""
+        found = stacks[0] if len(stacks) == 1 else b.add("Concat", *stacks, axis=0)
+        missing = b.add("Sub", limit, size(b, found, 0))
+        return b.add("Pad", found, b.add("Concat", np.zeros(4, np.int64), missing, np.zeros(3, np.int64), axis=0))
+
+
+class SingleSearch(Search):
+    """One sequence a prompt."""
+
+    names: Sequence[str] = ("input_ids", "max_length", "min_length", "repetition_penalty", "vocab_mask", "prefix_vocab_mask", "attention_mask")
+
+    def infer(self, n: Lowering) -> Sequence[Type | None]:
+        ids = n.input(0)
+        if ids.rank != 2:
+            raise n.error(f"input_ids of rank {ids.rank} were given, [batch, length] was expected")
+        return [TensorType(dt.int32, (ids.shape[0], n.ints(1)[0]))]
+
+    def seed(self, b: Builder, inputs: dict[str, Value | None]) -> Value | None:
+        """What random choices start from; None where there are none."""
+        return None
+
+    def decompose(self, b: Builder) -> list[Value | None]:
+        inputs, kind = self.given(b), int(b.attr("model_type"))
+        if kind != GPT:
+            raise b.unsupported(f"model_type {kind}; 0 (GPT-2) was expected")
+        ids, longest, one = b.input(0), whole(b, b.input(1)), b.constant(np.array([1]))
+        begin = size(b, ids, 1)
+        steps = SingleSteps(b, Scores(b, inputs, None), self.seed(b, inputs))
+        model = Gpt(b, ids, one, inputs["attention_mask"], self.decoder(b))
+        start = b.add("StartBeams", ids, longest, one, outputs=6, domain=STEPS, pad=int(b.attr("pad_token_id")))
+        ended = b.add("ConstantOfShape", size(b, ids, 0), value=np.zeros(1, np.bool_))
+        plan = Plan(model, steps, begin, b.add("Sub", longest, begin), False)
+        state, _ = search(b, plan, Single(start[0], ended), subgraph(b, "init_decoder"))
+        return [state.sequences]
+
+
+@register
+class GreedySearch(SingleSearch):
+    """The continuation of prompts by the likeliest next token, again and again. Source: com.microsoft GreedySearch-1."""
+
+    name = "GreedySearch"
+    attributes = {"eos_token_id": REQUIRED, "pad_token_id": REQUIRED, "decoder_start_token_id": -1, "no_repeat_ngram_size": 0, "model_type": GPT, "vocab_size": -1}
+
+
+@register
+class Sampling(SingleSearch):
+    """The continuation of prompts by tokens drawn from the likeliest; the draws are not ONNX Runtime's. Source: com.microsoft Sampling-1."""
+
+    name = "Sampling"
+    names = (*SingleSearch.names, "presence_mask", "seed")
+    attributes = {"eos_token_id": REQUIRED, "pad_token_id": REQUIRED, "decoder_start_token_id": -1, "no_repeat_ngram_size": 0, "model_type": GPT, "vocab_size": -1,
+                  "temperature": 1.0, "top_p": 0.0, "filter_value": -math.inf, "min_tokens_to_keep": 0, "presence_penalty": 0.0, "custom": 0}
+
+    def seed(self, b: Builder, inputs: dict[str, Value | None]) -> Value | None:
+        given = inputs["seed"]
+        return b.constant(np.zeros(1, np.int64)) if given is None else whole(b, given)
+
+    def infer(self, n: Lowering) -> Sequence[Type | None]:
+        if n.wants(1):
+            raise n.unsupported("output 'filtered_logits' of Sampling, which serves debugging")
+        return super().infer(n)
