@@ -100,12 +100,15 @@ class Scope:
         return frozenset(a for s in self.chain() for a in s.axes)
 
     def find(self, e: Expr) -> str | None:
+        """The name of `e` here. Names outside of a scope that binds one of its axes belong to another binding: reductions may go along an axis that is bound already."""
         s: Scope | None = self
         while s is not None:
             if e in s.names:
                 return s.names[e]
             if e in s.axes:
                 return s.axes[e]
+            if s.axes and not e.axes.isdisjoint(s.axes):
+                return None
             s = s.parent
         return None
 
@@ -202,12 +205,7 @@ class Emitter:
     def place(self, e: Expr, scope: Scope) -> Scope:
         """The outermost scope, of those around `scope`, where `e` can be evaluated."""
         chain = scope.chain()
-        missing = set(e.axes)
-        depth = 0
-        for k, s in enumerate(chain):
-            if missing & s.axes.keys():
-                depth = k
-                missing -= s.axes.keys()
+        depth = max((k for k, s in enumerate(chain) if not e.axes.isdisjoint(s.axes)), default=0)
         if self.is_guarded(e):
             depth = max([depth] + [k for k, s in enumerate(chain) if s.conditional])
         for k in range(len(chain) - 1, depth, -1):  # what an operand's definition is bound to

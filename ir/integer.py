@@ -428,7 +428,14 @@ def prove_le(a: Expr, b: Expr) -> bool:
 
 
 def prove_lt(a: Expr, b: Expr) -> bool:
-    return prove_nonnegative(b - a - 1)
+    return _within(a, b) or prove_nonnegative(b - a - 1)
+
+
+def _within(a: Expr, b: Expr) -> bool:
+    """i < n, and i // d < n   for an axis i of extent n, of extent n * d: whatever is known of n, the axis has no other values."""
+    if a.op == "axis":
+        return a.extent is b
+    return a.op == "floordiv" and a.args[0].op == "axis" and a.args[0].extent is b * a.args[1] and prove_positive(a.args[1])
 
 
 # ------------------------------------------------------------------------------------------------------------- affine forms

@@ -152,6 +152,13 @@ def test_proofs_know_loops_and_sizes():
     assert not integer.prove_lt(I, M) and not integer.prove_positive(I)
 
 
+def test_axes_stay_within_extents_that_only_the_run_knows():
+    count = ex.Tensor("count", dt.int64, (ex.const(1),))[(ex.const(0),)]
+    rows = ex.axis(count * 6)
+    assert integer.prove_lt(ex.axis(count), count) and integer.prove_lt(rows // 6, count)
+    assert not integer.prove_lt(rows // 5, count) and not integer.prove_lt(rows, count)
+
+
 def test_constants_wrap_and_round():
     assert ex.const(300, dt.uint8).value == 44 and ex.const(200, dt.int8).value == -56 and ex.const(9, dt.int4).value == -7
     assert ex.const(0.1, dt.float16).value == float(np.float16(0.1))

@@ -433,3 +433,11 @@ def test_conversions_between_types() -> None:
         a, i = tensor("a", (40,), source), ex.axis(40)
         targets = [t for t in kinds if not (source.is_float and t.kind == "uint")]
         check(MapNest((i,), tuple(Store(tensor(f"to_{t.short}", (40,), t), (i,), ex.cast(a[i], t)) for t in targets)))
+
+
+def test_reductions_behind_a_condition_along_the_axis_that_is_bound() -> None:
+    """The rows come from a table, so that nothing is read where the condition does not hold; inside, the reduction goes along the axis of the loop around it."""
+    x, rows, y = tensor("x", (4, 7)), tensor("rows", (6,), dt.int64), tensor("y", (6, 7))
+    i, j, r = ex.axis(6), ex.axis(7), ex.axis(7, "r")
+    value = ex.where(ex.equal(j, 3), ex.const(-1.0, dt.float32), x[rows[i], j] - ex.reduce("max", (r,), x[rows[i], r]))
+    check(MapNest((i, j), (Store(y, (i, j), value),), ("row",)), arrays={rows: np.array([3, 0, 2, 2, 1, 0])})
