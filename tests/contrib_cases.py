@@ -53,7 +53,7 @@ class Case:
     def __repr__(self) -> str:
         def brief(a: np.ndarray | np.generic | None) -> str:
             return "-" if a is None else f"{np.asarray(a).dtype.name}{list(np.shape(a))}"
-        attributes = {k: v if not isinstance(v, (onnx.TensorProto, np.ndarray)) else "..." for k, v in self.attributes.items()}
+        attributes = {k: v if not isinstance(v, (onnx.TensorProto, onnx.GraphProto, np.ndarray)) else "..." for k, v in self.attributes.items()}
         return f"{', '.join(map(brief, self.inputs))} {attributes}{' const ' + str(list(self.constants)) if self.constants else ''}"
 
 

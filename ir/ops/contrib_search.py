@@ -12,6 +12,7 @@ from .. import expr as ex
 from ..expr import Expr
 from ..graft import graft
 from ..graph import Attribute, Graph, TensorType, Type, Value
+from ..sizes import whole as exact
 from .base import REQUIRED, Builder, Lowering, Op, register
 from .control import body_type
 from .search_steps import DOMAIN as STEPS
@@ -50,6 +51,14 @@ def repeated(b: Builder, x: Value, times: Value) -> Value:
 def column(b: Builder, x: Value) -> Value:
     """[N] -> [N, 1]"""
     return b.add("Unsqueeze", x, [1])
+
+
+def first_of(n: Lowering, index: int) -> Expr:
+    """The only element of an integer input as int64, whatever its shape is declared to be."""
+    if n.known(index) is not None:
+        return n.ints(index)[0]
+    t = n.input(index)
+    return exact(ex.cast(t[(ex.const(0),) * t.rank], dt.int64))
 
 
 def subgraph(b: Builder | Lowering, name: str) -> Graph | None:
@@ -145,8 +154,8 @@ class EncoderDecoder:
         self.layers = (len(decoder.outputs) - 1) // 2
         head = len(decoder.inputs) - 4 * self.layers
         if self.layers < 1 or len(decoder.outputs) != 1 + 2 * self.layers or not 2 <= head <= 4:
-            raise b.unsupported(f"a decoder of {len(decoder.inputs)} inputs and {len(decoder.outputs)} outputs; input_ids, encoder_attention_mask and four past states for each two "
-                                "present ones were expected, without shared buffers")
+            raise b.unsupported(f"a decoder of {len(decoder.inputs)} inputs and {len(decoder.outputs)} outputs; input_ids, encoder_attention_mask and four past states "
+                                "for each two present ones were expected, without shared buffers")
         if len(encoder.inputs) not in (2, 3):
             raise b.error(f"the encoder has {len(encoder.inputs)} inputs; input_ids, attention_mask and perhaps decoder_input_ids were expected")
         if mask is None:
@@ -228,27 +237,21 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Beams:
-    """The state of a beam search; see `search_steps`."""
+class State:
+    """What a search carries from step to step: sequences [N, M], then for beams scores [N] and what is kept (see `search_steps`), else which sequences have ended."""
 
-    sequences: Value
-    scores: Value
-    kept: tuple[Value, ...]
+    values: tuple[Value, ...]
 
     @property
-    def values(self) -> tuple[Value, ...]:
-        return (self.sequences, self.scores, *self.kept)
-
-    @staticmethod
-    def of(values: Sequence[Value]) -> Beams:
-        return Beams(values[0], values[1], tuple(values[2:6]))
+    def sequences(self) -> Value:
+        return self.values[0]
 
 
 @dataclass(frozen=True)
 class Step:
     """What a step of a search gives: the state, the new tokens, the rows they continue (None: each its own), whether any goes on, the scores of all tokens."""
 
-    state: Beams | Single
+    state: State
     tokens: Value
     rows: Value | None
     more: Value
@@ -258,56 +261,41 @@ class Step:
 class BeamSteps:
     """Steps of beam search."""
 
+    carried = 6
+
     def __init__(self, b: Builder, scores: Scores, beams: Value, exponent: Value) -> None:
         self.scores, self.beams, self.exponent = scores, beams, exponent
         self.best = b.add("Mul", beams, [2])
         self.settings: dict[str, Attribute] = {"end": int(b.attr("eos_token_id")), "pad": int(b.attr("pad_token_id")), "early": int(b.attr("early_stopping") == 1)}
 
-    def restore(self, values: Sequence[Value]) -> Beams:
-        return Beams.of(values)
-
-    count = 6
-
-    def step(self, b: Builder, logits: Value, state: Beams, length: Value, turn: Value) -> Step:
-        last = last_logits(b, logits)
+    def step(self, b: Builder, logits: Value, state: State, length: Value, turn: Value) -> Step:
+        sequences, own, *kept = state.values
         first = b.add("Equal", turn, np.array(0, np.int64))
-        scores = self.scores(b, b.add("LogSoftmax", last, axis=-1), state.sequences, length, first, state.scores)
-        flat = b.add("Reshape", scores, b.add("Concat", size(b, state.kept[1], 0), np.array([-1]), axis=0))
+        scores = self.scores(b, b.add("LogSoftmax", last_logits(b, logits), axis=-1), sequences, length, first, own)
+        flat = b.add("Reshape", scores, b.add("Concat", size(b, kept[1], 0), np.array([-1]), axis=0))
         top, places = b.add("TopK", flat, self.best, outputs=2, axis=1)
-        tokens, rows, own, sequences, *kept, more = b.add("AdvanceBeams", top, places, state.sequences, length, self.exponent, *state.kept, scores, outputs=9, domain=STEPS, **self.settings)
-        return Step(Beams(sequences, own, tuple(kept)), tokens, rows, more, scores)
-
-
-@dataclass(frozen=True)
-class Single:
-    """The state of a search that follows one sequence a prompt."""
-
-    sequences: Value
-    ended: Value
-
-    @property
-    def values(self) -> tuple[Value, ...]:
-        return (self.sequences, self.ended)
+        tokens, rows, own, sequences, *kept, more = b.add("AdvanceBeams", top, places, sequences, length, self.exponent, *kept, scores, outputs=9, domain=STEPS,
+                                                          **self.settings)
+        by_beam = b.add("Reshape", scores, b.add("Concat", b.add("Shape", kept[1]), np.array([-1]), axis=0))
+        return Step(State((sequences, own, *kept)), tokens, rows, more, by_beam)
 
 
 class SingleSteps:
     """Steps that choose one token a prompt: the best, or (with a seed) one drawn from the best."""
 
-    count = 2
+    carried = 2
 
     def __init__(self, b: Builder, scores: Scores, seed: Value | None) -> None:
         self.scores, self.seed = scores, seed
         self.settings: dict[str, Attribute] = {"end": int(b.attr("eos_token_id")), "pad": int(b.attr("pad_token_id"))}
 
-    def restore(self, values: Sequence[Value]) -> Single:
-        return Single(values[0], values[1])
-
-    def step(self, b: Builder, logits: Value, state: Single, length: Value, turn: Value) -> Step:
+    def step(self, b: Builder, logits: Value, state: State, length: Value, turn: Value) -> Step:
+        sequences, ended = state.values
         first = b.add("Equal", turn, np.array(0, np.int64))
-        scores = self.scores(b, last_logits(b, logits), state.sequences, length, first)
+        scores = self.scores(b, last_logits(b, logits), sequences, length, first)
         chosen = b.add("ArgMax", scores, axis=1, keepdims=0) if self.seed is None else self.drawn(b, scores, turn, self.seed)
-        tokens, sequences, ended, more = b.add("AppendTokens", chosen, state.sequences, length, state.ended, outputs=4, domain=STEPS, **self.settings)
-        return Step(Single(sequences, ended), tokens, None, more, scores)
+        tokens, sequences, ended, more = b.add("AppendTokens", chosen, sequences, length, ended, outputs=4, domain=STEPS, **self.settings)
+        return Step(State((sequences, ended)), tokens, None, more, scores)
 
     @staticmethod
     def drawn(b: Builder, scores: Value, turn: Value, seed: Value) -> Value:
@@ -318,7 +306,7 @@ class SingleSteps:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Setup:
     """A search about to begin.
 
     Args:
@@ -331,54 +319,47 @@ class Plan:
     steps: BeamSteps | SingleSteps
     begin: Value
     limit: Value
-    stacked: bool
+    stacked: bool = False
 
 
-def search(b: Builder, plan: Plan, state: Beams | Single, init: Graph | None) -> tuple[Beams | Single, list[Value]]:
-    """Run a search: a first step apart if the encoder or `init` makes it, the others in a Loop. Returns the last state and the scores of each part."""
-    model, steps, feeds = plan.model, plan.steps, plan.model.start
-    offset, limit, going, stacks = 0, plan.limit, None, []
+def first_step(b: Builder, setup: Setup, state: State, init: Graph | None) -> tuple[Step, Feeds, Value | None]:
+    """The step that the encoder or `init` makes: what it gives, the feeds after it, and what decides whether the next one is made (None: it always is)."""
+    model, feeds, turn = setup.model, setup.model.start, b.constant(np.array(0, np.int64))
+    if isinstance(model, EncoderDecoder):
+        assert model.logits is not None and isinstance(setup.steps, BeamSteps)
+        found = setup.steps.step(b, repeated(b, model.logits, setup.steps.beams), state, setup.begin, turn)
+        return found, model.next(b, feeds, feeds.values[1:], found.tokens, None, turn, found.state.sequences, setup.begin), None
+    logits, present = model.run(b, feeds, init)
+    found = setup.steps.step(b, logits, state, setup.begin, turn)
+    return found, model.next(b, feeds, present, found.tokens, found.rows, turn, found.state.sequences, setup.begin), found.more
+
+
+def search(b: Builder, setup: Setup, state: State, init: Graph | None = None) -> tuple[State, list[Value]]:
+    """Run a search: a first step apart if the encoder or `init` makes it, the others in a Loop.
+
+    Returns:
+        The last state, and the scores of all tokens in parts along their first axis if they are wanted.
+    """
+    model, steps, feeds = setup.model, setup.steps, setup.model.start
+    offset, limit, going, stacks = 0, setup.limit, None, []
     if init is not None or (isinstance(model, EncoderDecoder) and model.logits is not None):
-        turn = b.constant(np.array(0, np.int64))
-        if isinstance(model, EncoderDecoder):
-            assert model.logits is not None
-            found = steps.step(b, repeated(b, model.logits, model_beams(plan)), state, plan.begin, turn)
-            feeds = model.next(b, feeds, feeds.values[1:], found.tokens, None, turn, found.state.values[0], plan.begin)
-        else:
-            logits, present = model.run(b, feeds, init)
-            found = steps.step(b, logits, state, plan.begin, turn)
-            feeds, going = model.next(b, feeds, present, found.tokens, found.rows, turn, found.state.values[0], plan.begin), found.more
+        found, feeds, going = first_step(b, setup, state, init)
         state, offset, limit = found.state, 1, b.add("Sub", limit, [1])
-        stacks += [column_of_steps(b, found.scores, state)] if plan.stacked else []
+        if setup.stacked:
+            stacks.append(b.add("Unsqueeze", found.scores, [0]))
 
     def body(inside: Builder, i: Value, carried: Sequence[Value]) -> tuple[Value, Sequence[Value], Sequence[Value]]:
-        now, fed = steps.restore(carried[:steps.count]), Feeds(tuple(carried[steps.count:]))
+        now, fed = State(tuple(carried[:steps.carried])), Feeds(tuple(carried[steps.carried:]))
         turn = inside.add("Add", i, np.array(offset, np.int64)) if offset else i
-        length = inside.add("Add", plan.begin, turn)
+        length = inside.add("Add", setup.begin, turn)
         logits, present = model.run(inside, fed)
         found = steps.step(inside, logits, now, length, turn)
-        after = model.next(inside, fed, present, found.tokens, found.rows, turn, found.state.values[0], length)
-        stacked = [scores_by_beam(inside, found.scores, found.state)] if plan.stacked else []
-        return found.more, [*found.state.values, *after.values], stacked
+        after = model.next(inside, fed, present, found.tokens, found.rows, turn, found.state.sequences, length)
+        return found.more, [*found.state.values, *after.values], [found.scores] if setup.stacked else []
     results = loop(b, limit, going, [*state.values, *feeds.values], body)
-    if plan.stacked:
+    if setup.stacked:
         stacks.append(results.pop())
-    return steps.restore(results[:steps.count]), stacks
-
-
-def model_beams(plan: Plan) -> Value:
-    assert isinstance(plan.steps, BeamSteps)
-    return plan.steps.beams
-
-
-def scores_by_beam(b: Builder, scores: Value, state: Beams | Single) -> Value:
-    """[N, V] -> [B, K, V]"""
-    assert isinstance(state, Beams)
-    return b.add("Reshape", scores, b.add("Concat", b.add("Shape", state.kept[1]), np.array([-1]), axis=0))
-
-
-def column_of_steps(b: Builder, scores: Value, state: Beams | Single) -> Value:
-    return b.add("Unsqueeze", scores_by_beam(b, scores, state), [0])
+    return State(tuple(results[:steps.carried])), stacks
 
 
 class Search(Op):
@@ -406,7 +387,11 @@ class Search(Op):
 
 @register
 class BeamSearch(Search):
-    """The likeliest continuations of prompts (GPT-2), or answers to them (T5), by beam search around the decoder. Source: com.microsoft BeamSearch-1."""
+    """The likeliest continuations of prompts (GPT-2), or answers to them (T5), by beam search around the decoder. Source: com.microsoft BeamSearch-1.
+
+    Whether a prompt is done depends on that prompt alone; ONNX Runtime's CPU kernel compares with scores of other prompts of the batch (early_stopping 0).
+    Scores of steps that no prompt needed are zero.
+    """
 
     name = "BeamSearch"
     names = ("input_ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty", "vocab_mask", "prefix_vocab_mask",
@@ -416,7 +401,7 @@ class BeamSearch(Search):
 
     def infer(self, n: Lowering) -> Sequence[Type | None]:
         ids = n.input(0)
-        longest, beams, returned = n.ints(1)[0], n.ints(3)[0], n.ints(4)[0]
+        longest, beams, returned = first_of(n, 1), first_of(n, 3), first_of(n, 4)
         if ids.rank != 2:
             raise n.error(f"input_ids of rank {ids.rank} were given, [batch, length] was expected")
         begin: Expr = ids.shape[1] if n.attr("model_type") == GPT else ex.const(1)
@@ -445,12 +430,11 @@ class BeamSearch(Search):
             first = b.add("ConstantOfShape", b.add("Concat", size(b, ids, 0), np.array([1]), axis=0), value=np.array([token], np.int32))
             model = EncoderDecoder(b, ids, beams, inputs["attention_mask"], encoder, self.decoder(b), first)
         start = b.add("StartBeams", first, longest, beams, outputs=6, domain=STEPS, pad=int(b.attr("pad_token_id")))
-        plan = Plan(model, steps, begin, b.add("Sub", longest, begin), b.wants(2))
-        state, stacks = search(b, plan, Beams.of(start), subgraph(b, "init_decoder") if kind == GPT else None)
-        assert isinstance(state, Beams)
-        sequences, scores = b.add("FinishBeams", state.sequences, longest, steps.exponent, state.scores, *state.kept, whole(b, b.input(4)), outputs=2, domain=STEPS,
-                                  pad=int(b.attr("pad_token_id")))
-        return [sequences, scores, self.padded(b, stacks, plan.limit) if b.wants(2) else None]
+        setup = Setup(model, steps, begin, b.add("Sub", longest, begin), b.wants(2))
+        state, stacks = search(b, setup, State(tuple(start)), subgraph(b, "init_decoder") if kind == GPT else None)
+        last, own, *kept = state.values
+        sequences, scores = b.add("FinishBeams", last, longest, steps.exponent, own, *kept, whole(b, b.input(4)), outputs=2, domain=STEPS, pad=int(b.attr("pad_token_id")))
+        return [sequences, scores, self.padded(b, stacks, setup.limit) if b.wants(2) else None]
 
     @staticmethod
     def padded(b: Builder, stacks: Sequence[Value], limit: Value) -> Value:
@@ -469,7 +453,7 @@ class SingleSearch(Search):
         ids = n.input(0)
         if ids.rank != 2:
             raise n.error(f"input_ids of rank {ids.rank} were given, [batch, length] was expected")
-        return [TensorType(dt.int32, (ids.shape[0], n.ints(1)[0]))]
+        return [TensorType(dt.int32, (ids.shape[0], first_of(n, 1)))]
 
     def seed(self, b: Builder, inputs: dict[str, Value | None]) -> Value | None:
         """What random choices start from; None where there are none."""
@@ -485,8 +469,8 @@ class SingleSearch(Search):
         model = Gpt(b, ids, one, inputs["attention_mask"], self.decoder(b))
         start = b.add("StartBeams", ids, longest, one, outputs=6, domain=STEPS, pad=int(b.attr("pad_token_id")))
         ended = b.add("ConstantOfShape", size(b, ids, 0), value=np.zeros(1, np.bool_))
-        plan = Plan(model, steps, begin, b.add("Sub", longest, begin), False)
-        state, _ = search(b, plan, Single(start[0], ended), subgraph(b, "init_decoder"))
+        setup = Setup(model, steps, begin, b.add("Sub", longest, begin))
+        state, _ = search(b, setup, State((start[0], ended)), subgraph(b, "init_decoder"))
         return [state.sequences]
 
 
@@ -500,7 +484,10 @@ class GreedySearch(SingleSearch):
 
 @register
 class Sampling(SingleSearch):
-    """The continuation of prompts by tokens drawn from the likeliest; the draws are not ONNX Runtime's. Source: com.microsoft Sampling-1."""
+    """The continuation of prompts by tokens drawn from the likeliest; the draws are not ONNX Runtime's. Source: com.microsoft Sampling-1.
+
+    Every present token loses the presence penalty; ONNX Runtime's CPU kernel takes the sum of all penalties from the very first score.
+    """
 
     name = "Sampling"
     names = (*SingleSearch.names, "presence_mask", "seed")

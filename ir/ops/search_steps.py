@@ -107,7 +107,7 @@ class DiscourageRepeats(Op):
         return found
 
     def samples(self) -> Iterator[Sample]:
-        yield Sample((real_sample((1, 6)), token_row(1, 2, 3, 1, 2, 0), np.array([5]), np.float32([1.5])), {"ngram": 3})
+        yield Sample((real_sample((1, 6)), token_row(1, 2, 3, 1, 2, 0), np.array([5]), np.array([1.5], np.float32)), {"ngram": 3})
 
 
 @register
@@ -130,7 +130,8 @@ class AdjustScores(Op):
                 n.require(ex.equal(mask.shape[-1], scores.shape[1]), f"a mask of {mask.shape[-1].text} tokens was given for {scores.shape[1].text}")
         for mask in (prefix, presence):
             if mask is not None:
-                n.require(ex.equal(mask.shape[0] * (scores.shape[0] // mask.shape[0]), scores.shape[0]), f"a mask of {mask.shape[0].text} rows was given for {scores.shape[0].text}")
+                rows = mask.shape[0] * (scores.shape[0] // mask.shape[0])
+                n.require(ex.equal(rows, scores.shape[0]), f"a mask of {mask.shape[0].text} rows was given for {scores.shape[0].text}")
         temperature, penalty = float(n.attr("temperature")), float(n.attr("presence_penalty"))
 
         def row(mask: Tensor, r: Expr) -> Expr:
@@ -160,6 +161,12 @@ class AdjustScores(Op):
 
 
 # -------------------------------------------------------------------------------------------------------------------- beams
+def norm(n: Lowering, length: int, exponent: int) -> Tensor:
+    """What the score of a sequence is divided by: its length to the power of the length penalty, in float32 as all scores, so that equal ones stay equal."""
+    base, power = ex.cast(n.elements(length)[0], dt.float32), n.input(exponent)
+    return n.map([1], lambda _: ex.binary("pow", base, power[(ex.const(0),) * power.rank]), dt.float32)
+
+
 def keep(tokens, scores, lengths, progress, batch, beams, room, sequences, row, length, score):
     """Add a finished sequence to a prompt's kept ones if it is among the best; of equal scores the earlier stays in front."""
     at = load(progress, 2 * batch)
@@ -193,7 +200,7 @@ def copy_kept(old_tokens, old_scores, old_lengths, old_progress, tokens, scores,
             store(tokens, k * room + j, load(old_tokens, k * room + j))
 
 
-def advance(top, places, sequences, length, exponent, old_tokens, old_scores, old_lengths, old_progress, chosen, rows, scores, longer, tokens, kept, lengths, progress,
+def advance(top, places, sequences, length, norm, old_tokens, old_scores, old_lengths, old_progress, chosen, rows, scores, longer, tokens, kept, lengths, progress,
             beams, vocabulary, room, lo, hi):
     """One step of beam search; one unit is one prompt. Of its 2 * beams best continuations those that end are kept, the others go on."""
     used = load(length, 0)
@@ -210,8 +217,7 @@ def advance(top, places, sequences, length, exponent, old_tokens, old_scores, ol
                 for j in range(used, room):
                     store(longer, (base + k) * room + j, PAD)
             continue
-        share = math.pow(used, load(exponent, 0))
-        going = 0
+        share, going = load(norm, 0), 0
         for c in range(2 * beams):
             if going == beams:
                 break
@@ -249,7 +255,7 @@ class AdvanceBeams(Op):
     attributes = {"end": REQUIRED, "pad": REQUIRED, "early": 0}
 
     def lower(self, n: Lowering) -> list[Tensor]:
-        inputs = [n.input(k) for k in range(9)]
+        inputs = [n.input(k) if k != 4 else norm(n, 3, 4) for k in range(9)]
         sequences, kept = inputs[2], inputs[5:9]
         rows, room = sequences.shape
         prompts, beams = kept[1].shape
@@ -261,17 +267,16 @@ class AdvanceBeams(Op):
         return [*found, more]
 
     def samples(self) -> Iterator[Sample]:
-        top, places = np.float32([[-0.1, -0.2, -0.3, -0.4]]), np.array([[1, 5, 2, 0]])
+        top, places = np.array([[-0.1, -0.2, -0.3, -0.4]], np.float32), np.array([[1, 5, 2, 0]])
         kept = (np.zeros((1, 2, 4), np.int32), np.full((1, 2), LOWEST, np.float32), np.zeros((1, 2), np.int32), np.zeros((1, 2), np.int32))
-        yield Sample((top, places, np.array([[3, 0, 0, 0], [2, 0, 0, 0]], np.int32), np.array([1]), np.float32([1.0]), *kept, real_sample((2, 4))),
+        yield Sample((top, places, np.array([[3, 0, 0, 0], [2, 0, 0, 0]], np.int32), np.array([1]), np.array([1.0], np.float32), *kept, real_sample((2, 4))),
                      {"end": 1, "pad": 0}, outputs=9)
 
 
-def finish(sequences, length, exponent, final, old_tokens, old_scores, old_lengths, old_progress, result, result_scores, tokens, kept, lengths, progress,
+def finish(sequences, length, norm, final, old_tokens, old_scores, old_lengths, old_progress, result, result_scores, tokens, kept, lengths, progress,
            beams, returned, room, lo, hi):
     """Keep what a prompt has not finished, and give its best sequences, filled up with PAD; one unit is one prompt."""
-    used = load(length, 0)
-    share = math.pow(used, load(exponent, 0))
+    used, share = load(length, 0), load(norm, 0)
     for batch in range(lo, hi):
         copy_kept(old_tokens, old_scores, old_lengths, old_progress, tokens, kept, lengths, progress, batch, beams, room)
         base = batch * beams
@@ -297,7 +302,7 @@ class FinishBeams(Op):
     attributes = {"pad": REQUIRED}
 
     def lower(self, n: Lowering) -> list[Tensor]:
-        inputs, returned = [n.input(k) for k in range(8)], n.ints(8)[0]
+        inputs, returned = [n.input(k) if k != 2 else norm(n, 1, 2) for k in range(8)], n.ints(8)[0]
         room = inputs[0].shape[1]
         prompts, beams = inputs[5].shape
         n.require(ex.logical_and(returned >= 1, returned <= beams), f"num_return_sequences is {returned.text}; 1 to num_beams ({beams.text}) was expected")
@@ -305,14 +310,15 @@ class FinishBeams(Op):
         return n.routine(FINISH, inputs, outputs, [beams, returned, room], units=prompts, constants={"PAD": int(n.attr("pad"))})[:2]
 
     def samples(self) -> Iterator[Sample]:
-        kept = (np.array([[[5, 6, 0], [0, 0, 0]]], np.int32), np.float32([[-0.5, LOWEST]]), np.array([[2, 0]], np.int32), np.array([[1, 0]], np.int32))
-        yield Sample((np.array([[1, 2, 3], [1, 3, 3]], np.int32), np.array([3]), np.float32([1.0]), np.float32([-1.2, -1.8]), *kept, np.array([2])), {"pad": 9}, outputs=2)
+        kept = (np.array([[[5, 6, 0], [0, 0, 0]]], np.int32), np.array([[-0.5, LOWEST]], np.float32), np.array([[2, 0]], np.int32), np.array([[1, 0]], np.int32))
+        own = np.array([-1.2, -1.8], np.float32)
+        yield Sample((np.array([[1, 2, 3], [1, 3, 3]], np.int32), np.array([3]), np.array([1.0], np.float32), own, *kept, np.array([2])), {"pad": 9}, outputs=2)
 
 
 # ------------------------------------------------------------------------------------------------------- one sequence a prompt
 @register
 class AppendTokens(Op):
-    """(tokens [B], sequences [B, M], length, ended bool[B]) -> tokens, sequences and ended with one token more; PAD where the sequence has ended or ends now; whether any goes on."""
+    """(tokens [B], sequences [B, M], length, ended bool[B]) -> the same with one token more, which is PAD where a sequence has ended or ends now; whether any goes on."""
 
     domain, name, versions = DOMAIN, "AppendTokens", (1,)
     attributes = {"end": REQUIRED, "pad": REQUIRED}
@@ -384,4 +390,4 @@ class DrawTokens(Op):
         return tokens
 
     def samples(self) -> Iterator[Sample]:
-        yield Sample((np.float32([[2.0, 1.0, -3.0]]), np.array([[1, 0, 2]]), np.array([7]), np.array([0])), {"top_p": 0.9, "descending": 1})
+        yield Sample((np.array([[2.0, 1.0, -3.0]], np.float32), np.array([[1, 0, 2]]), np.array([7]), np.array([0])), {"top_p": 0.9, "descending": 1})
