@@ -184,7 +184,7 @@ def sparse_array(sparse: "onnx.SparseTensorProto", external: ExternalData, what:
 
 
 def import_type(proto: "onnx.TypeProto", dim: "DimReader", name: str, depth: int = 0) -> Type | None:
-    """A TypeProto; None where it says nothing.
+    """A TypeProto; None where it says nothing. Sparse tensors are held in dense form.
 
     Args:
         dim: gives each dimension its expression.
@@ -192,7 +192,7 @@ def import_type(proto: "onnx.TypeProto", dim: "DimReader", name: str, depth: int
 
     Raises:
         ModelError: an unknown element type or an impossible dimension.
-        UnsupportedError: sparse tensors and opaque types.
+        UnsupportedError: opaque types.
     """
     what = f"'{name}'"
     if depth > TYPE_DEPTH:
@@ -200,8 +200,8 @@ def import_type(proto: "onnx.TypeProto", dim: "DimReader", name: str, depth: int
     kind = proto.WhichOneof("value")
     if kind is None:
         return None
-    if kind == "tensor_type":
-        t = proto.tensor_type
+    if kind in ("tensor_type", "sparse_tensor_type"):
+        t = getattr(proto, kind)
         dtype = element_type(t.elem_type, what)
         if not t.HasField("shape"):
             return TensorType(dtype, None)

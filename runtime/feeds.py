@@ -8,6 +8,7 @@ import numpy as np
 from ..ir import dtypes as dt
 from ..ir.plan import Plan, Port
 from .exceptions import InvalidArgument
+from .values import OrtValue, SparseTensor
 
 
 class InputChecker:
@@ -59,6 +60,10 @@ class InputChecker:
         return value
 
     def _to_array(self, port: Port, value: object, wanted: np.dtype) -> np.ndarray:
+        if isinstance(value, OrtValue) and value.is_sparse_tensor():
+            value = value.as_sparse_tensor()
+        if isinstance(value, SparseTensor):
+            return value.to_dense()
         numpy = getattr(value, "numpy", None)
         if callable(numpy):
             value = numpy()

@@ -51,3 +51,16 @@ def embed(r: Draw) -> Iterator[Case]:
         rest = [mask, r.ints(0, places, r.pick(1, b), s, dtype=np.int32)] if placed else [mask]
         yield Case([ids, segments[0], r.real(words, width, dtype=kind), r.real(places, width, dtype=kind), segments[1], r.real(width, dtype=kind), r.real(width, dtype=kind), *rest],
                    {"epsilon": r.pick(1e-5, 1e-3)} | ({"mask_index_type": 0} if k % 5 == 0 else {}), [True, bool(masked), k % 5 == 1], constants=(2, 3, 4, 5, 6))
+
+
+@cases(MS, "QEmbedLayerNormalization", ulps=256)
+def quantised_embed(r: Draw) -> Iterator[Case]:
+    for k in range(24):
+        b, s, width, words, places = r.size(1, 3), r.size(1, 6), r.size(2, 33), r.size(2, 9), r.size(6, 9)
+        segmented, masked, kind = k // 2 % 2, k % 3 == 0, (np.uint8, np.int8)[k // 4 % 2]
+        segments = r.ints(0, 2, b, s, dtype=np.int32) if segmented else None
+        tables = [r.codes(kind, words, width), r.codes(kind, places, width), r.codes(kind, 2, width) if segmented else None, r.codes(kind, width), r.codes(kind, width)]
+        scales = [r.scale() if segmented or j != 2 else None for j in range(5)]
+        zeros = [r.codes(kind) if segmented or j != 2 else None for j in range(5)]
+        yield Case([r.ints(0, words, b, s, dtype=np.int32), segments, *tables, r.ints(0, 2, b, s, dtype=np.int32) if masked else None, *scales, *zeros],
+                   {"epsilon": r.pick(1e-5, 1e-3)}, 2, constants=(2, 3, 4, 5, 6) if k % 2 else ())

@@ -18,7 +18,7 @@ def tokenizer(r: Draw) -> Iterator[Case]:
         strings = np.vectorize(lambda j: WORDS[j], otypes=[object])(r.ints(0, len(WORDS), *shape)) if 0 not in shape else np.zeros(shape, object)
         way = ways[k % 7]
         single = way in (ways[1], ways[3])
-        yield Case([strings], {**way, "mark": r.flag(), "mincharnum": 1 if single else r.size(1, 3), "pad_value": "#"})
+        yield Case([strings], {**way, "mark": r.flag(), "mincharnum": 1 if single else r.size(1, 3), "pad_value": "#"}, dynamic=False if 0 in shape else None)
 
 
 @cases(MS, "WordConvEmbedding", ulps=64)

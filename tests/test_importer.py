@@ -108,8 +108,11 @@ def test_unknown_rank_and_other_types():
     assert isinstance(import_type(helper.make_optional_type_proto(t), read, "o"), OptionalType)
     assert import_type(helper.make_map_type_proto(TensorProto.STRING, t), read, "m") == MapType(dt.string, import_type(t, read, "m"))
     assert import_type(onnx.TypeProto(), read, "n") is None
+    assert import_type(helper.make_sparse_tensor_type_proto(FLOAT, [2]), read, "p") == import_type(helper.make_tensor_type_proto(FLOAT, [2]), read, "p")
+    opaque = onnx.TypeProto()
+    opaque.opaque_type.name = "x"
     with pytest.raises(UnsupportedError):
-        import_type(helper.make_sparse_tensor_type_proto(FLOAT, [2]), read, "p")
+        import_type(opaque, read, "o")
     deep = t
     for _ in range(40):
         deep = helper.make_sequence_type_proto(deep)

@@ -283,26 +283,35 @@ class EmbedLayerNormalization(Op):
     domain, name, versions = DOMAIN, "EmbedLayerNormalization", (1,)
     attributes = {"epsilon": 1e-12}
 
+    def element(self, n: Lowering, which: int, *index: Expr) -> Expr:
+        """A number of the table or vector that input `which` is."""
+        t = n.input(which)
+        return ex.cast(ex.load(t, index, 0), dt.compute_type(t.dtype))
+
+    def places(self, n: Lowering) -> tuple[Tensor | None, dt.DType]:
+        """(positions, where they are given, type of the result)"""
+        return n.optional(8), n.input(2).dtype
+
     def lower(self, n: Lowering) -> Sequence[Tensor | None]:
-        ids, segments, words, positions, segment_table = n.input(0), n.optional(1), n.input(2), n.input(3), n.optional(4)
-        gamma, beta, mask, given = n.input(5), n.input(6), n.optional(7), n.optional(8)
-        kind = dt.compute_type(words.dtype)
+        ids, segments, words, segment_table, mask = n.input(0), n.optional(1), n.input(2), n.optional(4), n.optional(7)
+        given, dtype = self.places(n)
+        kind = dt.compute_type(dtype)
         shape = (*ids.shape, words.shape[1])
 
-        def row(table: Tensor, index: Expr, j: Expr) -> Expr:
-            return ex.cast(ex.load(table, (ex.cast(index, dt.int64), j), 0), kind)
+        def row(which: int, index: Expr, j: Expr) -> Expr:
+            return self.element(n, which, ex.cast(index, dt.int64), j)
 
         def total(b: Expr, s: Expr, j: Expr) -> Expr:
             place = s if given is None else given[ex.const(0) if given.shape[0].is_const and given.shape[0].value == 1 else b, s]
-            e = row(words, ids[b, s], j) + row(positions, place, j)
-            return e if segment_table is None else e + row(segment_table, ex.const(0) if segments is None else segments[b, s], j)
-        added = n.map(shape, total, words.dtype)
+            e = row(2, ids[b, s], j) + row(3, place, j)
+            return e if segment_table is None else e + row(4, ex.const(0) if segments is None else segments[b, s], j)
+        added = n.map(shape, total, dtype)
 
         def normal(*i: Expr) -> Expr:
             m = Moments(n, added, [2], i)
             e = (ex.cast(added[i], kind) - m.mean) * inverse_deviation(m.variance, float(n.attr("epsilon")))
-            return e * ex.cast(gamma[i[2]], kind) + ex.cast(beta[i[2]], kind)
-        y = n.map(shape, normal, words.dtype)
+            return e * self.element(n, 5, i[2]) + self.element(n, 6, i[2])
+        y = n.map(shape, normal, dtype)
 
         def count(b: Expr) -> Expr:
             if mask is None:
@@ -319,6 +328,32 @@ class EmbedLayerNormalization(Op):
         mask = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32)
         yield Sample((ids, ids % 2, f(9, 8), f(6, 8), f(2, 8), f(8), f(8), mask), outputs=2)
         yield Sample((ids, None, f(9, 8), f(6, 8), None, f(8), f(8)), outputs=2)
+
+
+@register
+class QEmbedLayerNormalization(EmbedLayerNormalization):
+    """The same from tables and vectors of 8-bit codes, each with its scale and zero point. Source: com.microsoft QEmbedLayerNormalization-1."""
+
+    name = "QEmbedLayerNormalization"
+
+    def element(self, n: Lowering, which: int, *index: Expr) -> Expr:
+        number = ex.const(0)
+        scale, zero = n.input(which + 6), n.input(which + 11)
+        shifted = ex.cast(ex.load(n.input(which), index, 0), dt.int32) - ex.cast(zero[(number,) * zero.rank], dt.int32)
+        return ex.cast(shifted, dt.float32) * scale[(number,) * scale.rank]
+
+    def places(self, n: Lowering) -> tuple[Tensor | None, dt.DType]:
+        return None, dt.float32
+
+    def samples(self) -> Iterator[Sample]:
+        rng = np.random.default_rng(1)
+
+        def codes(*s: int) -> np.ndarray:
+            return rng.integers(0, 256, s).astype(np.uint8)
+        ids = rng.integers(0, 9, (2, 4)).astype(np.int32)
+        tables = codes(9, 8), codes(6, 8), codes(2, 8), codes(8), codes(8)
+        parameters = *(np.float32(s) for s in (0.02, 0.01, 0.03, 0.01, 0.02)), *(np.uint8(z) for z in (120, 130, 100, 0, 128))
+        yield Sample((ids, ids % 2, *tables, np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32), *parameters), outputs=2)
 
 
 @register

@@ -35,6 +35,30 @@ class MatMulInteger16(Op):
 
 
 @register
+class SparseToDenseMatMul(Op):
+    """alpha * A B, transposed if asked, of a sparse matrix A, which is held in dense form here. Source: com.microsoft SparseToDenseMatMul-1."""
+
+    domain, name, versions = DOMAIN, "SparseToDenseMatMul", (1,)
+    attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
+
+    def lower(self, n: Lowering) -> Tensor:
+        a, b, alpha = n.input(0), n.input(1), float(n.attr("alpha"))
+        if a.rank != 2 or b.rank != 2:
+            raise n.error(f"operands of ranks {a.rank} and {b.rank} were given, matrices were expected")
+        turned = [bool(n.attr(f"trans{k}")) for k in "AB"]
+        shapes = [t.shape[::-1] if k else t.shape for t, k in zip((a, b), turned)]
+
+        def scaled(acc: Expr, i: tuple[Expr, ...]) -> Expr:
+            if alpha == 1.0:
+                return acc
+            return acc * alpha if acc.dtype.is_float else ex.cast(ex.cast(acc, dt.float64) * alpha, acc.dtype)
+        return matrix_product(n, shapes[0], shapes[1], lambda i: a[i[::-1] if turned[0] else i], lambda i: b[i[::-1] if turned[1] else i], b.dtype, epilogue=scaled)
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample((np.diag(np.arange(4, dtype=np.float32)), real_sample((4, 3))), {"alpha": 0.5})
+
+
+@register
 class CDist(Op):
     """Distances, squared or not, of all rows of A to all rows of B. Source: com.microsoft CDist-1.
 
