@@ -86,7 +86,7 @@ class BatchNormalizationToWeights(Rule):
             return Declined("scale, bias, mean or variance are only known when running")
         gamma, beta, mean, variance = (p.astype(np.float64).reshape(-1) for p in parameters)
         with np.errstate(all="ignore"):
-            scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+            scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", float(np.float32(1e-5))))
             shift = beta - mean * scale
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             return Declined("a variance is not positive")

@@ -243,6 +243,14 @@ def test_special_values() -> None:
         assert run("Pow", special, np.array(0.5, np.float32)).tolist()[1:] == [math.inf, math.inf, 0, 0]
 
 
+def test_default_attributes_are_those_of_a_file() -> None:
+    """A default is a float32, as the same value would be if it were written, which results in float64 show."""
+    inputs = np.linspace(-1, 1, 12).reshape(2, 3, 2), *(np.linspace(0.001, 0.002, 3) for _ in range(4))
+    graph, feeds, _ = sample_graph(find("", "BatchNormalization"), Sample(inputs))
+    written, _, _ = sample_graph(find("", "BatchNormalization"), Sample(inputs, {"epsilon": float(np.float32(1e-5))}))
+    np.testing.assert_array_equal(run_graph(graph, feeds)[0], run_graph(written, feeds)[0])
+
+
 # ---------------------------------------------------------------------------------------------------------------- compiled
 ROUTINES = ("Compress", "CumProd", "CumSum", "Dropout", "NonZero", "ScatterElements", "ScatterND", "TopK", "Unique")
 

@@ -137,13 +137,13 @@ class NodeView:
         self.checks: list[Check] = []
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:
-        """An attribute: as written, else the definition's default, else `default`. Strings come as `str`, lists as tuples."""
+        """An attribute: as written, else the definition's default, else `default`. Strings come as `str`, lists as tuples, defaults rounded to float32 as a file would hold them."""
         if name in self.node.attributes:
             return self.node.attributes[name]
         found = self.op.attributes.get(name, default)
         if found is REQUIRED:
             raise self.error(f"attribute '{name}' of {self.op.name} is missing")
-        return found
+        return float(np.float32(found)) if isinstance(found, float) else found
 
     def require(self, condition: Expr, reason: str) -> None:
         """Demand something of sizes: an error now where it is certainly wrong, a check when running where only the run can tell."""
