@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir import integer
@@ -35,11 +37,26 @@ class Codes:
 def codes_of(e: Expr, reduced: Sequence[Expr]) -> Codes | None:
     """An operand as codes less a zero point that the reduced axes do not change, or None where it is something else."""
     found = centred_load(e)
-    if found is None or found[0].dtype not in NARROW:
+    if found is None or found[0].dtype not in NARROW or not keeps_codes(e):
         return None
     load, zero = found
     zero = NOTHING if zero is None else zero
     return None if zero.axes & set(reduced) else Codes(load, zero)
+
+
+def keeps_codes(e: Expr) -> bool:
+    """Whether the casts of an operand's element are to integers that have all its values."""
+    if e.op == "sub":
+        e = e.args[0]
+    while e.op == "cast":
+        target, source = e.dtype, e.args[0].dtype
+        if not (target.is_integer and source.is_integer):
+            return False
+        to, of = np.iinfo(target.numpy), np.iinfo(source.numpy)
+        if of.min < to.min or to.max < of.max:
+            return False
+        e = e.args[0]
+    return True
 
 
 def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> tuple[list[MapNest], Product] | None:

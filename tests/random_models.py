@@ -14,14 +14,14 @@ import onnx
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir.dtypes import DType
-from sardonyx.ir.graph import Attribute, Graph, TensorType, Value
+from sardonyx.ir.graph import Attribute, Graph, Node, TensorType, Value
 from sardonyx.ir.infer import infer
 from sardonyx.ir.interpret import run_node
 from sardonyx.ir.ops.base import find, since_version
 
 MOST_ELEMS = 20_000  # of one value
 OPSETS = (17, 18, 20, 21, 21, 22, 23)
-SIZES = ((3, 5), (1, 4), (2, 7), (6, 1), (16, 9), (4, 2), (3, 33))
+SIZES = ((3, 5), (1, 4), (2, 7), (6, 1), (16, 9), (4, 2), (3, 33), (3, 0))
 
 Dim = tuple[int, ...]  # one size for each run
 
@@ -102,6 +102,7 @@ class Generator:
         self.graph = Graph("random")
         self.graph.opsets = {"": opset}
         self.pool: list[Known] = []
+        self.initialisers: dict[tuple[DType, tuple[Dim, ...]], Known] = {}  # some serve several nodes
 
     # ---- choices
     def chance(self, p: float) -> bool:
@@ -159,10 +160,16 @@ class Generator:
             make: elements of a shape, where they must not be just any.
         """
         dims = tuple(dims)
+        any_will_do = make is None
         make = make or (lambda shape: self.numbers_of(dtype, shape))
         static = all(map(fixed, dims))
         if static and (self.chance(0.5) if constant is None else constant):
-            return self.constant(np.asarray(make([d[0] for d in dims]), dtype.numpy))
+            if any_will_do and (dtype, dims) in self.initialisers and self.chance(0.3):
+                return self.initialisers[dtype, dims]
+            made = self.constant(np.asarray(make([d[0] for d in dims]), dtype.numpy))
+            if any_will_do:
+                self.initialisers[dtype, dims] = made
+            return made
         shape = tuple(ex.const(d[0]) if fixed(d) and d not in self.symbols.values() else ex.sym(self.symbol(d)) for d in dims)
         value = self.graph.input(self.graph.fresh_name("x0"), TensorType(dtype, shape))
         known = Known(value, tuple(np.asarray(make([d[r] for d in dims]), dtype.numpy) for r in range(self.runs)))
@@ -202,7 +209,21 @@ class Generator:
         return self.source(dtype, dims)
 
     # ---- nodes
-    def add(self, op: str, *inputs: Known | np.ndarray | list[int] | None, outputs: int = 1, **attributes: Attribute):
+    def version_of(self, op: str) -> int:
+        return since_version(find("", op), self.opset)
+
+    def infer_within(self, node: Node) -> None:
+        """Types of a node of a body.
+
+        Raises:
+            Refused: it cannot be typed.
+        """
+        try:
+            infer(node)
+        except Exception as e:  # whatever it is, it is a finding
+            raise Refused(self, str(node), e) from e
+
+    def add(self, op: str, *inputs: Known | np.ndarray | list[int] | None, outputs: int = 1, domain: str = "", **attributes: Attribute):
         """Append a node and run it; returns its output or the list of them.
 
         Raises:
@@ -210,21 +231,22 @@ class Generator:
             Refused: a valid node that the project cannot take.
         """
         attributes = {k: float(np.float32(a)) if isinstance(a, float) else a for k, a in attributes.items()}  # as a file would hold them
-        definition = find("", op)
-        version = since_version(definition, self.opset)
+        definition = find(domain, op)
+        version = 1 if domain else since_version(definition, self.opset)
         if version is None:
             raise Discard(f"{op} is not in opset {self.opset}")
         known = [self.constant(np.asarray(i, np.int64) if isinstance(i, list) else i) if isinstance(i, (list, np.ndarray, np.generic)) else i for i in inputs]
         while known and known[-1] is None:
             known.pop()
-        check_types(op, self.opset, known, attributes)
-        node = self.graph.add(op, [None if k is None else k.value for k in known], attributes, outputs=outputs, version=version)
+        if not domain:
+            check_types(op, self.opset, known, attributes)
+        node = self.graph.add(op, [None if k is None else k.value for k in known], attributes, outputs=outputs, domain=domain, version=version)
         try:
             infer(node)
             results = [run_node(node, [None if k is None else k.arrays[r] for k in known], {p.value: p.arrays[r] for p in self.pool}) for r in range(self.runs)]
         except Exception as e:  # whatever it is, it is a finding
             raise Refused(self, str(node), e) from e
-        made = [Known(v, arrays) for v, arrays in zip(node.outputs, zip(*results, strict=True), strict=True)]
+        made = [Known(v, arrays) for v, arrays in zip(node.outputs, zip(*results, strict=True), strict=False)]  # an operator may have more outputs than are asked for
         if not all(sane(m) for m in made):
             self.graph.remove(node)
             raise Discard("results are not sane")

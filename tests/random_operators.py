@@ -407,4 +407,5 @@ def quantised(g: Generator) -> None:
     g.add("DequantizeLinear", y, scale, point, **further)
 
 
-import random_movement  # noqa: E402, F401  registers its templates behind these
+import random_extensions  # noqa: E402, F401  these register their templates behind those above
+import random_movement  # noqa: E402, F401
