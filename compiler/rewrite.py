@@ -6,7 +6,7 @@ says (types, constants, uses), never on what is likely.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -103,6 +103,14 @@ def all_graphs(graph: Graph) -> list[Graph]:
     return [*graph.bodies, outermost(graph)]
 
 
+def graphs_within(graph: Graph, outermost_first: bool = False) -> Iterator[Graph]:
+    """A graph and those nested in it. One that is forgotten while others are visited does not come."""
+    found = all_graphs(graph)
+    for g in reversed(found) if outermost_first else found:
+        if g.is_inside(graph) and (g.parent is None or g in g.bodies):
+            yield g
+
+
 def merged_origin(nodes: Iterable[Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(o for n in nodes for o in (n.origin or (n.name,))))
 
@@ -112,7 +120,7 @@ class _Driver:
 
     def __init__(self, graph: Graph, rules: Mapping[str, Sequence[Rule]]) -> None:
         self.root, self.rules = graph, rules
-        self.home = {n: g for g in all_graphs(graph) if g.is_inside(graph) for n in g.nodes}
+        self.home = {n: g for g in graphs_within(graph) for n in g.nodes}
         self.declined: dict[tuple[str, Node], str] = {}
         self.count = 0
 

@@ -13,7 +13,7 @@ from ..ir.graph import Attribute, Graph, JournalEntry, Node, TensorType, Type, V
 from ..ir.infer import infer_graph
 from ..ir.interpret import run_node
 from .algebra import ALGEBRA
-from .rewrite import all_graphs, apply_rules, forget, is_output, is_used, outermost, replace_uses
+from .rewrite import all_graphs, apply_rules, forget, graphs_within, is_output, is_used, outermost, replace_uses
 from .scales import SCALES
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def fold_constants(graph: Graph) -> int:
     Nodes whose results inference knows already (sizes, mostly) go as well.
     """
     folded = 0
-    for g in all_graphs(graph):
-        if not g.is_inside(graph):
-            continue
+    for g in graphs_within(graph):
         kept: list[Node] = []
         for node in g.nodes:
             if _fold(node):
@@ -145,9 +143,7 @@ def _detach(node: Node) -> None:
 def drop_unused(graph: Graph) -> int:
     """Remove nodes whose results nobody needs, and outputs of nodes that nobody reads where they are optional. Returns the number of nodes removed."""
     removed = 0
-    for g in reversed(all_graphs(graph)):
-        if not g.is_inside(graph):
-            continue
+    for g in graphs_within(graph, outermost_first=True):
         dead: set[Node] = set()
         for node in reversed(g.nodes):
             if any(o is not None and is_used(o) for o in node.outputs):
@@ -168,10 +164,9 @@ def share_equal(graph: Graph) -> int:
         The number of nodes removed.
     """
     removed = 0
-    for g in all_graphs(graph):
-        if g.is_inside(graph):
-            _share_constants(g)
-            removed += _share_nodes(g)
+    for g in graphs_within(graph):
+        _share_constants(g)
+        removed += _share_nodes(g)
     return removed
 
 
