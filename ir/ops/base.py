@@ -137,7 +137,7 @@ class NodeView:
         self.checks: list[Check] = []
 
     def attr(self, name: str, default: Attribute = None) -> Attribute:
-        """An attribute: as written, else the definition's default, else `default`. Strings come as `str`, lists as tuples, defaults rounded to float32 as a file would hold them."""
+        """An attribute: as written, else the definition's default, else `default`. Strings come as `str`, lists as tuples, defaults as the float32 that a file would hold."""
         if name in self.node.attributes:
             return self.node.attributes[name]
         found = self.op.attributes.get(name, default)
