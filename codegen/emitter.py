@@ -69,7 +69,7 @@ class Code:
 
     @property
     def has_fma(self) -> bool:
-        return self.target.isa in ("avx2", "avx512", "neon") or "+fma" in self.target.features.split(",")
+        return self.target.isa in ("avx2", "avx512", "neon", "rvv") or "+fma" in self.target.features.split(",")
 
     @property
     def has_half(self) -> bool:

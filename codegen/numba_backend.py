@@ -166,7 +166,7 @@ def target_machine(target: Target) -> llvm.TargetMachine:
         found = llvm.Target.from_triple(target.triple)
     except RuntimeError as e:
         raise CompileError(target.triple, "", f"LLVM has no code generator for it: {e}") from e
-    return found.create_target_machine(cpu=target.cpu, features=features, opt=3, reloc="pic", codemodel="default")
+    return found.create_target_machine(cpu=target.cpu, features=features, opt=3, reloc="pic", codemodel="default", abiname="lp64d" if target.arch == "riscv64" else "")
 
 
 def _linked(kernel: KernelSource, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:

@@ -14,7 +14,7 @@ class Target:
         triple: LLVM target triple.
         cpu: LLVM processor name.
         features: LLVM feature string (`+avx2,+fma`), empty for what `cpu` implies.
-        isa: instruction-set family the schedules choose by: `avx512`, `avx2`, `sse2`, `neon`, `scalar`.
+        isa: instruction-set family the schedules choose by: `avx512`, `avx2`, `sse2`, `neon`, `rvv`, `simd128`, `scalar`.
         vector_bytes: width of one vector register.
         vector_registers: number of vector registers.
         l1_bytes, l2_bytes, l3_bytes: data cache of one core, its second level, and the shared last level.
@@ -52,6 +52,23 @@ NAMED: dict[str, Target] = {
     "x86-64-v3": Target(f"x86_64-{_LINUX}", "x86-64-v3", "", "avx2", 32, 16),
     "x86-64-v4": Target(f"x86_64-{_LINUX}", "x86-64-v4", "-prefer-256-bit", "avx512", 64, 32),
     "aarch64": Target(f"aarch64-{_LINUX}", "generic", "+neon,+fp-armv8", "neon", 16, 32),
+    "armv7": Target("armv7-unknown-linux-gnueabihf", "generic", "+neon,+vfp4,+fp16", "neon", 16, 16),
+    "riscv64": Target(f"riscv64-{_LINUX}", "generic-rv64", "+m,+a,+f,+d,+c,+v", "rvv", 16, 32),
+    "windows-x86-64": Target("x86_64-pc-windows-gnu", "x86-64-v3", "", "avx2", 32, 16),
+    "macos-arm64": Target("arm64-apple-macosx11.0.0", "apple-m1", "", "neon", 16, 32),
+    "wasm32": Target("wasm32-unknown-wasi", "generic", "+simd128", "simd128", 16, 16),
+}
+ABOUT = {
+    "host": "this machine",
+    "x86-64-v2": "Linux on any 64-bit Intel or AMD processor since 2009 (SSE4.2)",
+    "x86-64-v3": "Linux on those since 2013 (AVX2)",
+    "x86-64-v4": "Linux on those with AVX-512",
+    "aarch64": "Linux on 64-bit ARM",
+    "armv7": "Linux on 32-bit ARM with NEON (hard float)",
+    "riscv64": "Linux on 64-bit RISC-V with vectors",
+    "windows-x86-64": "Windows on 64-bit processors with AVX2",
+    "macos-arm64": "macOS on Apple silicon",
+    "wasm32": "WebAssembly with SIMD, for browsers and Node.js",
 }
 
 

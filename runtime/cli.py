@@ -10,6 +10,17 @@ from ..ir.errors import SardonyxError
 MODEL = click.Path(exists=True, dir_okay=False)
 
 
+def list_targets(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """`--target list`: print the names and leave."""
+    if value == "list":
+        from ..ir.target import ABOUT
+
+        for name, text in ABOUT.items():
+            click.echo(f"{name:15s} {text}")
+        context.exit()
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="sardonyx")
 def cli() -> None:
@@ -20,22 +31,32 @@ def cli() -> None:
     sardonyx run model.onnx                run a model on random inputs
     sardonyx bench model.onnx              latency, throughput, memory, share of the roofline
     sardonyx compile model.onnx -o m.sdx   a package that loads without compiling
+    sardonyx compile model.onnx -o libm.so a native library with a C header
     sardonyx explain model.onnx            per node: fused into what, or why not
     """
 
 
 @cli.command("compile")
 @click.argument("model", type=MODEL)
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Package to write; by default MODEL with the ending .sdx.")
-@click.option("--target", default=None, help="Machine to compile for: host, x86-64-v2, x86-64-v3, x86-64-v4, aarch64, or TRIPLE:CPU.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False),
+              help="File to write: MODEL.sdx (default), or a native library: libNAME.so, NAME.dll, libNAME.dylib, libNAME.a, NAME.wasm.")
+@click.option("--target", default=None, callback=list_targets, is_eager=True, help="Machine to compile for: host, a name (--target list shows them), or TRIPLE:CPU.")
 @click.option("-O", "--level", type=click.IntRange(0, 3), default=3, show_default=True, help="0 nothing, 1 folding, 2 fusion, 3 everything.")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Fix a symbolic dimension; may be repeated.")
+@click.option("--shape", "shapes", multiple=True, metavar="INPUT=D,D,...", help="Compile for this shape of an input alone; may be repeated.")
+@click.option("--weights", type=click.Choice(["inside", "beside"]), default="inside", show_default=True, help="Where a native library keeps its weights.")
+@click.option("--bare", is_flag=True, help="A native library without allocation, threads and files: for microcontrollers.")
 @click.option("--dump", metavar="STAGE", help="Also print a stage: import, simplify, recognise, decompose, lower, fuse, layout, kernels, plan or assembly.")
-def compile_command(model: str, output: str | None, target: str | None, level: int, dims: tuple[str, ...], dump: str | None) -> None:
-    """Compile MODEL to a package that later loads without compiling."""
-    from .commands.packaging import compile_package
+def compile_command(model: str, output: str | None, target: str | None, level: int, dims: tuple[str, ...], shapes: tuple[str, ...], weights: str, bare: bool,
+                    dump: str | None) -> None:
+    """Compile MODEL to a package that later loads without compiling, or to a native library for C, C++ and whatever calls C.
 
-    compile_package(model, output, target, level, parse_dims(dims), dump)
+    The ending of the output chooses. A library comes with its C header, and needs nothing of Python or Sardonyx. For other machines than this one:
+    pip install 'sardonyx[aot]'.
+    """
+    from .commands.packaging import CompileRequest, compile_model
+
+    compile_model(CompileRequest(model, output, target, level, parse_dims(dims), parse_shapes(shapes), weights, bare, dump))
 
 
 @cli.command()
@@ -134,6 +155,18 @@ def parse_dims(items: tuple[str, ...]) -> dict[str, int]:
         if not name or not size.isdigit():
             raise click.BadParameter(f"{item!r}: NAME=SIZE was expected, such as batch=4")
         out[name] = int(size)
+    return out
+
+
+def parse_shapes(items: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`INPUT=D,D,...` options as a dictionary; nothing after the sign is a scalar."""
+    out = {}
+    for item in items:
+        name, sign, text = item.rpartition("=")
+        sizes = [d.strip() for d in text.split(",")] if text else []
+        if not name or not sign or not all(d.isdigit() for d in sizes):
+            raise click.BadParameter(f"{item!r}: INPUT=D,D,... was expected, such as image=1,3,224,224")
+        out[name] = tuple(map(int, sizes))
     return out
 
 

@@ -4,37 +4,68 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
-from ...ir.errors import SardonyxError
+from ...ir.errors import SardonyxError, UnknownRankError, UnsupportedError
 from ...ir.target import parse
 from ..exceptions import translated
 from ..host import host_target
 from ..model import CompileOptions, obtain, save_package
+from ..native.library import SUFFIXES, is_library, write_library
 from .common import bytes_text
 
 STAGES = ("import", "simplify", "recognise", "decompose", "lower", "fuse", "layout")
 CODE = ("kernels", "plan", "assembly")
 
 
-def compile_package(model: str, output: str | None, target: str | None, level: int, dims: Mapping[str, int], dump: str | None) -> None:
-    """Compile a model to a package; see the command's help."""
+@dataclass(frozen=True)
+class CompileRequest:
+    """What the command line asks for; see the command's help."""
+
+    model: str
+    output: str | None = None
+    target: str | None = None
+    level: int = 3
+    dims: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    weights: str = "inside"
+    bare: bool = False
+    dump: str | None = None
+
+
+def compile_model(request: CompileRequest) -> None:
+    """Compile a model to a package or to a native library; the output's ending chooses."""
+    dump = request.dump
     if dump is not None and dump not in STAGES + CODE:
         raise click.BadParameter(f"{dump!r} is no stage; stages: {', '.join(STAGES + CODE)}")
-    machine = parse(target or "host", host_target())
-    path = Path(output) if output else Path(model).with_suffix(".sdx")
+    host = host_target()
+    machine = parse(request.target or "host", host)
+    path = Path(request.output) if request.output else Path(request.model).with_suffix(".sdx")
+    library = is_library(path)
+    if not library and (request.weights != "inside" or request.bare):
+        raise click.BadParameter(f"{path} is a package; --weights and --bare are for native libraries ({', '.join(SUFFIXES)})")
     start = time.perf_counter()
-    with translated(model):
-        found = obtain(model, CompileOptions(level, dims), machine, observe=_printer(dump) if dump in STAGES else None)
+    with translated(request.model):
+        options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())))
+        try:
+            found = obtain(request.model, options, machine, observe=_printer(dump) if dump in STAGES else None)
+        except UnknownRankError as e:
+            raise UnsupportedError(f"{e}. It depends on the inputs' shapes: name one with --shape INPUT=D,D,...") from e
     if found.origin == "package":
-        raise SardonyxError(f"{model} is a package already")
-    save_package(found, path)
+        raise SardonyxError(f"{request.model} is a package already")
     if dump in CODE:
         _print_code(found, dump, machine)
+    if library:
+        made = write_library(found, path, machine, host, request.weights == "beside", request.bare)
+        kind = f" and {made.header.name}{f', {made.weights.name} ({bytes_text(made.weights.stat().st_size)})' if made.weights else ''}, by {made.compiler}"
+    else:
+        save_package(found, path)
+        kind = ""
     plan = found.plan
-    click.echo(f"{path}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {machine.cpu}, "
+    click.echo(f"{path}{kind}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {machine.cpu}, "
                f"{time.perf_counter() - start:.2f} s ({found.origin})")
 
 

@@ -1,0 +1,126 @@
+"""Writing a compiled model as a native library with a C interface and, beside it, its header."""
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...ir.errors import SardonyxError, TargetError
+from ...ir.target import Target
+from ..model import CompiledModel
+from .tables import HERE, Sources, c_name, sources
+from .toolchain import CCompiler, find_compiler, platform
+
+SUFFIXES = (".so", ".dll", ".dylib", ".a", ".wasm")
+MOST_INSIDE = 1 << 30  # bytes of weights that code reaches inside a library
+
+
+@dataclass(frozen=True)
+class Library:
+    """What was written.
+
+    Args:
+        path, header: the library and its C header.
+        weights: the file of weights beside it, None if they are inside.
+        compiler: the C compiler that was used.
+    """
+
+    path: Path
+    header: Path
+    weights: Path | None
+    compiler: str
+
+
+def is_library(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's name is that of a native library."""
+    return Path(path).suffix in SUFFIXES
+
+
+def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Target, host: Target, weights_beside: bool = False, bare: bool = False) -> Library:
+    """Write a library, its header, and its weights if they lie beside it.
+
+    Args:
+        model: compiled for `target`.
+        path: `libNAME.so`, `NAME.dll`, `libNAME.dylib`, `libNAME.a` or `NAME.wasm`; the functions in it start with NAME.
+        host: this machine, whose own compiler makes libraries for it.
+        weights_beside: put weights into NAME.weights, which is mapped when the library is opened.
+        bare: a library without allocation, threads and files.
+
+    Raises:
+        UnsupportedError: the model needs Python while it runs; names the node.
+        TargetError: no compiler for the target, or the kind of file is not the target's.
+        OSError: no space or permission; files that were there before stay as they were.
+    """
+    path = Path(path)
+    system = platform(target)
+    _check_suffix(path, system)
+    name = c_name(path.stem.removeprefix("lib"))
+    beside = path.with_name(f"{name}.weights") if weights_beside else None
+    compiler = find_compiler(target, host)
+    made = sources(model, name, beside.name if beside is not None else None, threads=system in ("linux", "windows", "macos") and not bare, bare=bare)
+    if beside is None and len(made.weights) > MOST_INSIDE:
+        raise SardonyxError(f"{len(made.weights) / 2**30:.1f} GB of weights do not fit inside a library; put them beside it (--weights beside)")
+    with tempfile.TemporaryDirectory(prefix="sardonyx-") as folder:
+        built = _build(model, made, name, path, system, compiler, Path(folder), bare)
+        header = path.with_name(f"{name}.h")
+        if beside is not None:
+            _place(beside, made.weights)
+        _place(header, made.header.encode())
+        _place(path, built.read_bytes())
+    return Library(path, header, beside, compiler.name)
+
+
+def _check_suffix(path: Path, system: str) -> None:
+    allowed = {"linux": (".so", ".a"), "windows": (".dll", ".a"), "macos": (".dylib", ".a"), "wasm": (".wasm",)}[system]
+    if path.suffix not in allowed:
+        raise TargetError(f"{path}: libraries for {system} end in {' or '.join(allowed)}")
+
+
+def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: str, compiler: CCompiler, folder: Path, bare: bool) -> Path:
+    (folder / f"{name}.h").write_text(made.header)
+    (folder / "tables.h").write_text(made.tables)
+    (folder / "weights.bin").write_bytes(made.weights)
+    shutil.copy(HERE / "library.c", folder / "library.c")
+    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", f"-I{folder}", "-g0", f"-ffile-prefix-map={folder}=."]
+    options += [] if system in ("windows", "wasm") else ["-fPIC"]
+    options += ["-Wno-c23-extensions"] if system == "wasm" else []
+    options += ["-DSARDONYX_BARE"] if bare else []
+    objects = [folder / f"{name}.o"]
+    compiler.compile(folder / "library.c", objects[0], options, folder)
+    for symbol in made.symbols:
+        objects.append(folder / f"{symbol}.o")
+        objects[-1].write_bytes(model.objects[symbol])
+    out = folder / f"out{path.suffix}"
+    if path.suffix == ".a":
+        compiler.archive(objects, out, folder)
+    else:
+        compiler.link(objects, out, _link_options(made, name, path, system, folder), folder)
+    return out
+
+
+def _link_options(made: Sources, name: str, path: Path, system: str, folder: Path) -> list[str]:
+    """Options that make a shared library which shows its interface alone and whose bytes depend on its inputs alone."""
+    if system == "linux":
+        (folder / "exports.map").write_text("{ global: " + "; ".join(made.exports) + "; local: *; };\n")
+        return ["-shared", f"-Wl,-soname,{path.name}", f"-Wl,--version-script={folder / 'exports.map'}", "-Wl,--build-id=none", "-Wl,-s", "-Wl,--gc-sections",
+                "-Wl,-z,noexecstack", "-lm", "-ldl"]
+    if system == "macos":
+        return ["-shared", f"-Wl,-install_name,@rpath/{path.name}", "-Wl,-dead_strip", "-s"]
+    if system == "windows":
+        return ["-shared", "-s"]
+    return ["-mexec-model=reactor", "-s", *(f"-Wl,--export={e}" for e in [*made.exports, "malloc", "free"])]
+
+
+def _place(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
+        try:
+            f.write(data)
+            f.flush()
+            os.chmod(f.name, 0o644)
+            os.replace(f.name, path)
+        except BaseException:
+            os.unlink(f.name)
+            raise
