@@ -52,20 +52,20 @@ def key_mask(n: Lowering, mask: Tensor, past: Expr) -> Score:
     raise n.unsupported(f"a mask of shape [{', '.join(d.text for d in mask.shape)}]")
 
 
-def additive(t: Tensor | None, batch: Expr, heads: Expr) -> Score:
-    """A bias that broadcasts over batch and heads."""
+def additive(t: Tensor | None, batch: Expr, heads: Expr, group: Expr = ONE) -> Score:
+    """A bias that broadcasts over batch and heads; rows of a group share one."""
     if t is None:
         return lambda b, h, s, k: None
-    return lambda b, h, s, k: t[broadcast_index(t.shape[0], batch, b), broadcast_index(t.shape[1], heads, h), s, k]
+    return lambda b, h, s, k: t[broadcast_index(t.shape[0], batch, b // group), broadcast_index(t.shape[1], heads, h), s, k]
 
 
-def attend(n: Lowering, o: Operands, mask: Tensor | None, bias: Tensor | None, causal: bool, past: Expr) -> tuple[Tensor, Tensor]:
-    """(output [B, S, heads * width], scores after masks): masked keys get `mask_filter_value` added, keys of the future none at all."""
+def attend(n: Lowering, o: Operands, mask: Tensor | None, bias: Tensor | None, causal: bool, past: Expr, group: Expr = ONE) -> tuple[Tensor, Tensor]:
+    """(output [B, S, heads * width], scores before masks): masked keys get `mask_filter_value` added, keys of the future none at all."""
     kind = dt.compute_type(o.dtype)
     raw = scores(n, o, scale_of(n, o.width, kind))
     valid = key_mask(n, mask, past) if mask is not None else None
     low = ex.const(float(n.attr("mask_filter_value", -10000.0)), kind)
-    given = additive(bias, o.batch, o.heads)
+    given = additive(bias, o.batch, o.heads, group)
 
     def added(b: Expr, h: Expr, s: Expr, t: Expr) -> Expr | None:
         total = given(b, h, s, t)
@@ -91,6 +91,17 @@ def joined(past: Tensor | None, index: Callable[..., tuple[Expr, ...]], before: 
     def at(b: Expr, h: Expr, t: Expr, d: Expr) -> Expr:
         new = fresh(b, h, ex.minimum(ex.maximum(t - before, 0), count - 1), d)
         return ex.where(t < before, ex.load(past, index(b, h, t, d), 0), new)
+    return at
+
+
+def inserted(past: Tensor | None, before: Expr, fresh: Element, count: Expr) -> Element:
+    """Elements of a cache with new ones after the first `before`; what the cache holds beyond stays."""
+    if past is None:
+        return fresh
+
+    def at(b: Expr, h: Expr, t: Expr, d: Expr) -> Expr:
+        new = fresh(b, h, ex.minimum(ex.maximum(t - before, 0), count - 1), d)
+        return ex.where(ex.logical_and(t >= before, t < before + count), new, ex.load(past, (b, h, t, d), 0))
     return at
 
 
@@ -187,8 +198,6 @@ class MultiHeadAttention(Op):
     tolerance = 1e-4
 
     def lower(self, n: Lowering) -> Sequence[Tensor | None]:
-        if n.has(8) or n.has(9):
-            raise n.unsupported("past_sequence_length and cache_indirection of MultiHeadAttention")
         q, k, v = n.input(0), n.optional(1), n.optional(2)
         heads = ex.const(int(n.attr("num_heads")))
         batch, queries = q.shape[0], q.shape[1]
@@ -210,19 +219,34 @@ class MultiHeadAttention(Op):
             fresh, value_width = k.shape[1], v.shape[2] // heads
             raw = [self.by_width(q, width), self.by_width(k, width), self.by_width(v, value_width)]
         q_at, k_at, v_at = self.biased(n, raw, heads, width, value_width)
+        if k is not None and k.rank == 4:  # keys and values of another sequence, projected before: the bias is the queries' alone
+            k_at, v_at = raw[1], raw[2]
         past_key, past_value = n.optional(6), n.optional(7)
-        before = past_key.shape[2] if past_key is not None else ZERO
+        before, table = (past_key.shape[2] if past_key is not None else ZERO), None
+        if past_key is not None and n.has(8):
+            before, table = n.ints(8)[0], n.optional(9) if queries is ONE or not queries.is_const else None
+            n.require(ex.logical_and(before >= 0, before + fresh <= past_key.shape[2]), f"{before.text} cached and {fresh.text} new keys do not fit a cache of {past_key.shape[2].text}")
         keys = before + fresh
         present: list[Tensor | None] = [None, None]
         if past_key is not None or n.wants(1) or n.wants(2):
-            caches = [n.map((batch, heads, keys, w), joined(past, lambda b, h, t, d: (b, h, t, d), before, at, fresh), q.dtype)
-                      for past, at, w in ((past_key, k_at, width), (past_value, v_at, value_width))]
-            k_at, v_at = element_of(caches[0]), element_of(caches[1])
-            present = list(caches)
+            room = past_key.shape[2] if past_key is not None and n.has(8) else keys
+            present = [n.map((batch, heads, room, w), inserted(past, before, at, fresh), q.dtype) for past, at, w in ((past_key, k_at, width), (past_value, v_at, value_width))]
+            k_at, v_at = (element_of(c) if table is None else element_of(self.by_beam(n, c, table, before, keys, queries)) for c in present)
         o = Operands(batch, heads, ONE, queries, keys, width, value_width, q_at, k_at, v_at, q.dtype)
-        y, raw_scores = attend(n, o, n.optional(4), n.optional(5), bool(n.attr("unidirectional")), before)
+        group = ONE if table is None else ex.where(ex.equal(queries, 1), table.shape[1], 1)
+        y, raw_scores = attend(n, o, n.optional(4), n.optional(5), bool(n.attr("unidirectional")), before, group)
         qk = n.map(raw_scores.shape, lambda *i: raw_scores[i], q.dtype) if n.wants(3) else None
         return [y, *present, qk]
+
+    @staticmethod
+    def by_beam(n: Lowering, cache: Tensor, table: Tensor, before: Expr, keys: Expr, queries: Expr) -> Tensor:
+        """The keys (or values) that each row sees: `table` [prompts, beams, T] says from which of its prompt's beams an old one comes. Longer queries are prompts, which see their own."""
+        beams = table.shape[1]
+
+        def value(b: Expr, h: Expr, t: Expr, d: Expr) -> Expr:
+            source = (b // beams) * beams + ex.cast(ex.load(table, (b // beams, b % beams, t), 0), dt.int64)
+            return cache[ex.where(ex.logical_and(ex.equal(queries, 1), t < before), source, b), h, t, d]
+        return n.map((cache.shape[0], cache.shape[1], keys, cache.shape[3]), value, cache.dtype)
 
     @staticmethod
     def packed(t: Tensor, which: int) -> Element:
