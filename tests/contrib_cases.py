@@ -40,6 +40,7 @@ class Case:
         opset: version of the operator's domain; by default the family's.
         dynamic: whether all sizes are symbolic; None takes turns.
         unchecked: outputs whose values are not compared, only type and shape.
+        types: element types of the outputs for which ONNX Runtime cannot tell.
     """
 
     inputs: Sequence[np.ndarray | np.generic | None]
@@ -49,6 +50,7 @@ class Case:
     opset: int | None = None
     dynamic: bool | None = None
     unchecked: Sequence[int] = ()
+    types: Mapping[int, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         def brief(a: np.ndarray | np.generic | None) -> str:
@@ -169,7 +171,8 @@ def onnx_model(family: Family, case: Case, dynamic: bool, as_constants: frozense
     nodes += [helper.make_node("Cast", [f"y{k}"], [f"c{k}"], to=to) for k, to in (casts or {}).items()]
     inputs = [helper.make_tensor_value_info(f"x{k}", element_type(a), [f"d{k}_{m}" if dynamic else d for m, d in enumerate(a.shape)])
               for k, a in arrays.items() if k not in as_constants]
-    outputs = [onnx.ValueInfoProto(name=f"c{k}" if casts and k in casts else n) for k, n in enumerate(names) if n]
+    outputs = [helper.make_tensor_value_info(n, case.types[k], None) if k in case.types else onnx.ValueInfoProto(name=f"c{k}" if casts and k in casts else n)
+               for k, n in enumerate(names) if n]
     constants = [numpy_helper.from_array(arrays[k], f"x{k}") for k in sorted(as_constants) if k in arrays]
     opset = case.opset or family.opset or OPSETS[family.domain]
     imports = {"": 21, family.domain: opset}

@@ -225,6 +225,13 @@ class Lowering(NodeView):
         """`elements` as int64 expressions."""
         return tuple(whole(ex.cast(e, dt.int64)) for e in self.elements(index, count))
 
+    def number(self, index: int) -> Expr:
+        """The only element of an integer input as int64, whatever its shape is declared to be."""
+        t = self.input(index)
+        if self.known(index) is not None:
+            return self.ints(index)[0]
+        return whole(ex.cast(t[(ex.const(0),) * t.rank], dt.int64))
+
     def static_ints(self, index: int) -> list[int] | None:
         """`ints` if all of them are known when compiling."""
         if not self.has(index):

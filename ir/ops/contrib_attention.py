@@ -16,6 +16,7 @@ from .matmul import matrix_product
 
 DOMAIN = "com.microsoft"
 ZERO, ONE = ex.const(0), ex.const(1)
+LOWEST = float(np.finfo(np.float32).min)  # scores of keys of the future, where scores are asked for
 
 
 def scale_of(n: Lowering, width: Expr, kind: dt.DType) -> Expr:
@@ -59,8 +60,8 @@ def additive(t: Tensor | None, batch: Expr, heads: Expr, group: Expr = ONE) -> S
     return lambda b, h, s, k: t[broadcast_index(t.shape[0], batch, b // group), broadcast_index(t.shape[1], heads, h), s, k]
 
 
-def attend(n: Lowering, o: Operands, mask: Tensor | None, bias: Tensor | None, causal: bool, past: Expr, group: Expr = ONE) -> tuple[Tensor, Tensor]:
-    """(output [B, S, heads * width], scores before masks): masked keys get `mask_filter_value` added, keys of the future none at all."""
+def attend(n: Lowering, o: Operands, mask: Tensor | None, bias: Tensor | None, causal: bool, past: Expr, group: Expr = ONE) -> tuple[Tensor, Element]:
+    """(output [B, S, heads * width], scores after masks): masked keys get `mask_filter_value` added, keys of the future none at all."""
     kind = dt.compute_type(o.dtype)
     raw = scores(n, o, scale_of(n, o.width, kind))
     valid = key_mask(n, mask, past) if mask is not None else None
@@ -77,10 +78,13 @@ def attend(n: Lowering, o: Operands, mask: Tensor | None, bias: Tensor | None, c
         return filtered if total is None else total + filtered
 
     def allowed(b: Expr, h: Expr, s: Expr, t: Expr) -> Expr | None:
-        return t <= s + past if causal else None
+        if not causal:
+            return None
+        reached = t <= s + past
+        return reached if o.keys is past + o.queries else ex.logical_or(reached, ex.equal(s, o.queries - 1))  # the last query sees all, also of a longer sequence
     logits = masked(raw, 0.0, added, allowed)
     weights = probabilities(n, o, logits, kind, False, kind)
-    return mix(n, o, weights, True), raw
+    return mix(n, o, weights, True), logits
 
 
 def joined(past: Tensor | None, index: Callable[..., tuple[Expr, ...]], before: Expr, fresh: Element, count: Expr) -> Element:
@@ -224,8 +228,9 @@ class MultiHeadAttention(Op):
         past_key, past_value = n.optional(6), n.optional(7)
         before, table = (past_key.shape[2] if past_key is not None else ZERO), None
         if past_key is not None and n.has(8):
-            before, table = n.ints(8)[0], n.optional(9) if queries is ONE or not queries.is_const else None
-            n.require(ex.logical_and(before >= 0, before + fresh <= past_key.shape[2]), f"{before.text} cached and {fresh.text} new keys do not fit a cache of {past_key.shape[2].text}")
+            before, table = n.number(8), n.optional(9) if queries is ONE or not queries.is_const else None
+            fits = ex.logical_and(before >= 0, before + fresh <= past_key.shape[2])
+            n.require(fits, f"{before.text} cached and {fresh.text} new keys do not fit a cache of {past_key.shape[2].text}")
         keys = before + fresh
         present: list[Tensor | None] = [None, None]
         if past_key is not None or n.wants(1) or n.wants(2):
@@ -234,13 +239,13 @@ class MultiHeadAttention(Op):
             k_at, v_at = (element_of(c) if table is None else element_of(self.by_beam(n, c, table, before, keys, queries)) for c in present)
         o = Operands(batch, heads, ONE, queries, keys, width, value_width, q_at, k_at, v_at, q.dtype)
         group = ONE if table is None else ex.where(ex.equal(queries, 1), table.shape[1], 1)
-        y, raw_scores = attend(n, o, n.optional(4), n.optional(5), bool(n.attr("unidirectional")), before, group)
-        qk = n.map(raw_scores.shape, lambda *i: raw_scores[i], q.dtype) if n.wants(3) else None
+        y, logits = attend(n, o, n.optional(4), n.optional(5), bool(n.attr("unidirectional")), before, group)
+        qk = n.map((batch, heads, queries, keys), lambda *i: ex.maximum(logits(*i), LOWEST), q.dtype) if n.wants(3) else None
         return [y, *present, qk]
 
     @staticmethod
     def by_beam(n: Lowering, cache: Tensor, table: Tensor, before: Expr, keys: Expr, queries: Expr) -> Tensor:
-        """The keys (or values) that each row sees: `table` [prompts, beams, T] says from which of its prompt's beams an old one comes. Longer queries are prompts, which see their own."""
+        """The keys (or values) that each row sees: `table` [prompts, beams, T] says from which of its prompt's beams an old one comes; longer queries see their own."""
         beams = table.shape[1]
 
         def value(b: Expr, h: Expr, t: Expr, d: Expr) -> Expr:

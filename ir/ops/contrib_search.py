@@ -12,7 +12,6 @@ from .. import expr as ex
 from ..expr import Expr
 from ..graft import graft
 from ..graph import Attribute, Graph, TensorType, Type, Value
-from ..sizes import whole as exact
 from .base import REQUIRED, Builder, Lowering, Op, register
 from .control import body_type
 from .search_steps import DOMAIN as STEPS
@@ -51,14 +50,6 @@ def repeated(b: Builder, x: Value, times: Value) -> Value:
 def column(b: Builder, x: Value) -> Value:
     """[N] -> [N, 1]"""
     return b.add("Unsqueeze", x, [1])
-
-
-def first_of(n: Lowering, index: int) -> Expr:
-    """The only element of an integer input as int64, whatever its shape is declared to be."""
-    if n.known(index) is not None:
-        return n.ints(index)[0]
-    t = n.input(index)
-    return exact(ex.cast(t[(ex.const(0),) * t.rank], dt.int64))
 
 
 def subgraph(b: Builder | Lowering, name: str) -> Graph | None:
@@ -401,7 +392,7 @@ class BeamSearch(Search):
 
     def infer(self, n: Lowering) -> Sequence[Type | None]:
         ids = n.input(0)
-        longest, beams, returned = first_of(n, 1), first_of(n, 3), first_of(n, 4)
+        longest, beams, returned = n.number(1), n.number(3), n.number(4)
         if ids.rank != 2:
             raise n.error(f"input_ids of rank {ids.rank} were given, [batch, length] was expected")
         begin: Expr = ids.shape[1] if n.attr("model_type") == GPT else ex.const(1)
@@ -453,7 +444,7 @@ class SingleSearch(Search):
         ids = n.input(0)
         if ids.rank != 2:
             raise n.error(f"input_ids of rank {ids.rank} were given, [batch, length] was expected")
-        return [TensorType(dt.int32, (ids.shape[0], first_of(n, 1)))]
+        return [TensorType(dt.int32, (ids.shape[0], n.number(1)))]
 
     def seed(self, b: Builder, inputs: dict[str, Value | None]) -> Value | None:
         """What random choices start from; None where there are none."""
