@@ -314,6 +314,42 @@ def test_a_failed_compiler_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     assert path.read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_bare_library_needs_nothing(tmp_path: Path) -> None:
+    """No allocation, files or threads: what is left is what compilers themselves call."""
+    made = build(serialised("dense"), tmp_path / "libdense.a", bare=True)
+    members = subprocess.run(["nm", str(made.path)], capture_output=True, text=True, check=True).stdout.split("\n")
+    kinds = [line.split()[-2:] for line in members if len(line.split()) >= 2]
+    defined = {name for kind, name in kinds if kind != "U"}
+    assert {name for kind, name in kinds if kind == "U"} - defined <= {"memcpy", "memset", "memmove", "memcmp", "_GLOBAL_OFFSET_TABLE_"}
+    source = tmp_path / "bare.c"
+    source.write_text(BARE)
+    compile_c(["cc", "-std=c99"], made, tmp_path / "program", source)
+    rows = [np.float32(x) for x in subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True).stdout.split()]
+    x = (np.arange(80) % 13 - 6).astype(np.float32).reshape(2, 40)
+    assert rows == session(serialised("dense")).run(None, {"x": x})[0].reshape(-1).tolist()
+    with pytest.raises(UnsupportedError, match="bare library"):
+        build(serialised("loop"), tmp_path / "libloop.a", bare=True)
+
+
+BARE = """
+#include HEADER
+#include <stdio.h>
+static char instance[1 << 16], workspace[1 << 20];
+int main(void) {
+    dense *model;
+    float x[80], y[14];
+    for (int k = 0; k < 80; k++) x[k] = (float)(k % 13) - 6;
+    if (dense_open_in(instance, sizeof(instance), NULL, &model)) return 1;
+    sardonyx_tensor in = {x, sizeof(x), SARDONYX_FLOAT, 2, {2, 40}}, out = {y, sizeof(y), 0, 0, {0}}, none = {NULL, 0, 0, 0, {0}};
+    if (dense_run(model, &in, 1, &out, 1) != SARDONYX_NO_MEMORY) return 2;
+    if (dense_set_workspace(model, workspace, sizeof(workspace)) || dense_run(model, &in, 1, &none, 1) != SARDONYX_NO_MEMORY) return 3;
+    if (dense_run(model, &in, 1, &out, 1)) return 4;
+    for (int k = 0; k < 14; k++) printf("%.9g\\n", y[k]);
+    return 0;
+}
+"""
+
+
 # ------------------------------------------------------------------------------------------------------------------ in C and C++
 def write_tensors(path: Path, arrays: Sequence[tuple[int, np.ndarray]]) -> None:
     rows = [struct.pack("<11q", code, a.ndim, a.nbytes, *a.shape, *[0] * (RANK - a.ndim)) + a.tobytes() for code, a in arrays]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from importlib.resources import files
@@ -97,3 +98,53 @@ def test_every_named_target_has_a_kind_of_library() -> None:
 
     assert {platform(t) for t in NAMED.values()} == {"linux", "windows", "macos", "wasm"}
     assert zig_triple(NAMED["armv7"]) == "arm-linux-gnueabihf" and zig_triple(NAMED["macos-arm64"]) == "aarch64-macos"
+
+
+# ------------------------------------------------------------------------------------------------------ files of other systems
+def pe_exports(data: bytes) -> set[str]:
+    """Names that a 64-bit Windows library exports (Microsoft's PE format)."""
+    at = struct.unpack_from("<I", data, 60)[0]
+    sections, optional = struct.unpack_from("<H", data, at + 6)[0], struct.unpack_from("<H", data, at + 20)[0]
+    table = [struct.unpack_from("<8sIIII", data, at + 24 + optional + 40 * k) for k in range(sections)]
+
+    def place(address: int) -> int:
+        return next(address - start + offset for _, size, start, raw, offset in table if start <= address < start + max(size, raw))
+    directory = place(struct.unpack_from("<I", data, at + 24 + 112)[0])
+    count, names = struct.unpack_from("<I", data, directory + 24)[0], place(struct.unpack_from("<I", data, directory + 32)[0])
+    starts = [place(a) for a in struct.unpack_from(f"<{count}I", data, names)]
+    return {data[s:data.index(b"\0", s)].decode() for s in starts}
+
+
+def macho_symbols(data: bytes) -> tuple[set[str], set[str], set[str]]:
+    """(defined for others, undefined, libraries) of a 64-bit Mach-O library (Apple's mach-o/loader.h)."""
+    assert data[:4] == b"\xcf\xfa\xed\xfe"
+    at, defined, missing, libraries = 32, set(), set(), set()
+    for _ in range(struct.unpack_from("<I", data, 16)[0]):
+        command, size = struct.unpack_from("<II", data, at)
+        if command == 2:  # LC_SYMTAB
+            symbols, count, strings, _ = struct.unpack_from("<4I", data, at + 8)
+            for k in range(count):
+                name, kind, _, _, _ = struct.unpack_from("<IBBHQ", data, symbols + 16 * k)
+                text = data[strings + name:data.index(b"\0", strings + name)].decode()
+                if not kind & 0xE0 and kind & 1:
+                    (missing if kind & 0x0E == 0 else defined).add(text)
+        elif command & 0xFF == 0x0C:  # LC_LOAD_DYLIB
+            libraries.add(data[at + 24:data.index(b"\0", at + 24)].decode())
+        at += size
+    return defined, missing, libraries
+
+
+def test_a_windows_library_exports_its_interface(tmp_path: Path) -> None:
+    made = build("windows-x86-64", tmp_path / "digits.dll")
+    exported = pe_exports(made.path.read_bytes())
+    assert {"digits_open", "digits_run", "digits_close", "digits_error"} <= exported
+    assert all(e.startswith("digits_") for e in exported)
+
+
+def test_a_macos_library_is_complete(tmp_path: Path) -> None:
+    made = build("macos-arm64", tmp_path / "libdigits.dylib")
+    defined, missing, libraries = macho_symbols(made.path.read_bytes())
+    assert {"_digits_open", "_digits_run", "_digits_close", "_digits_error"} <= defined
+    assert libraries == {"/usr/lib/libSystem.B.dylib"}
+    assert missing <= {"_dlopen", "_dlsym", "_free", "_malloc", "_memcpy", "_memmove", "_memset", "_memcmp", "_bzero", "_sched_yield", "dyld_stub_binder", "___stack_chk_fail",
+                       "___stack_chk_guard"}, missing

@@ -170,7 +170,6 @@ static const char *map_weights(struct SDX_INSTANCE *m, const char *path) {
 static void unmap_weights(struct SDX_INSTANCE *m) { free(m->mapped); }
 #else
 static const char *map_weights(struct SDX_INSTANCE *m, const char *path) { (void)m, (void)path; return NULL; }
-static void unmap_weights(struct SDX_INSTANCE *m) { (void)m; }
 #endif
 
 static int32_t take_weights(struct SDX_INSTANCE *m, const sardonyx_options *options) {
@@ -189,7 +188,9 @@ static int32_t take_weights(struct SDX_INSTANCE *m, const sardonyx_options *opti
     m->weights = SDX_WEIGHTS_BYTES ? (const char *)sdx_weights : NULL;
     return SARDONYX_OK;
 }
+#ifndef SARDONYX_BARE
 static void unmap_weights(struct SDX_INSTANCE *m) { (void)m; }
+#endif
 #endif
 
 /* -------------------------------------------------------------------------------------------------------------- instances */

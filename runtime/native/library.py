@@ -101,7 +101,8 @@ def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: s
 
 
 def _link_options(made: Sources, name: str, path: Path, system: str, folder: Path) -> list[str]:
-    """Options that make a shared library which shows its interface alone and whose bytes depend on its inputs alone."""
+    """Options that make a shared library whose bytes depend on its inputs alone and which shows its interface alone (on macOS, whose linker here has no such option, the
+    kernels under their content-hashed names as well)."""
     if system == "linux":
         (folder / "exports.map").write_text("{ global: " + "; ".join(made.exports) + "; local: *; };\n")
         return ["-shared", f"-Wl,-soname,{path.name}", f"-Wl,--version-script={folder / 'exports.map'}", "-Wl,--build-id=none", "-Wl,-s", "-Wl,--gc-sections",

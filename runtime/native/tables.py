@@ -187,8 +187,9 @@ def _parts_text(root: PlanTables, bodies: Sequence[BodyTables]) -> list[str]:
     for k, t in enumerate([root, *bodies]):
         body = t if isinstance(t, BodyTables) else None
         constants = [b.index if b.storage == "constant" else -1 for b in t.plan.buffers]
-        tables = {"steps": t.steps, "operands": t.operands, "program": t.program, "segments": t.segments, "numbers": t.plan.numbers, "constants": constants,
-                  "body": body.body if body is not None else []}
+        tables: dict[str, Iterable[int]] = {
+            "steps": t.steps, "operands": t.operands, "program": t.program, "segments": t.segments, "numbers": t.plan.numbers, "constants": constants,
+            "body": body.body if body is not None else []}
         lines += [f"static const int64_t sdx_{what}_{k}[] = {_list(map(int, values))};" for what, values in tables.items()]
         counts = [len(t.plan.steps), t.plan.eager, len(t.plan.segments), len(t.plan.numbers), len(constants), body.given if body is not None else 0,
                   body.loop_words if body is not None else 0, block, body.parent if body is not None else 0, body.step if body is not None else 0]
