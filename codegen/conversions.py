@@ -223,6 +223,14 @@ def _to_integer(code: Code, x: Value, to: DType) -> Value:
     return whole if goal.width == through.width else whole.cast("trunc", goal)
 
 
+def nearest(code: Code, x: Value) -> Value:
+    """float32 rounded half to even as int32; what int32 cannot hold, and NaN, becomes its least value: x86 processors do both at once."""
+    if code.target.arch == "x86_64":
+        goal = x.shaped(I32)
+        return code.call("llvm.lrint", goal, (x,), (goal, x.v.type))
+    return _to_integer(code, x.apply("llvm.rint"), dt.int32)
+
+
 def convert(code: Code, x: Value, source: DType, to: DType, saturate: bool = False) -> Value:
     """ONNX Cast between values in variables. Float to integer truncates and keeps the low bits (`_to_integer`); integers wrap; anything to bool is `!= 0`."""
     goal = llvm_type(to)

@@ -4,6 +4,7 @@ Names (T, A, B are the short names of element types: f32, bf16, i64, b1, f8e4m3f
 
     OP_T            an operator of `ir.expr` in the compute form of T: exp_f32, floordiv_i64, min_u8, isnan_f64
     A_to_B          value conversion as ONNX Cast does it: f32_to_i32, i64_to_f32, f32_to_f8e4m3fn; float to integer truncates and saturates, NaN gives 0
+    round_f32_to_i32    float32 to the nearest int32, halves to even; the least int32 where there is none
     A_to_B_sat      the same, where finite and infinite values beyond B's range (a narrow float) become its largest finite value
     bits_A_to_B     the same bits read as another type of that width
     pack_T(x)       bits of a narrow float, as they stand in memory (an unsigned integer)
@@ -141,6 +142,8 @@ def _entry(name: str) -> Entry:
             found = _store(dtype, saturate)
         elif head[0] in ("pack", "unpack") and len(head) == 1 and conversions.is_narrow(dtype):
             found = _pack(dtype, saturate) if head[0] == "pack" else _unpack(dtype)
+        elif head == ["round", "f32", "to"] and dtype is dt.int32 and not saturate:
+            found = Entry((dt.float32,), dt.int32, conversions.nearest, _nearest)
         elif len(head) >= 2 and head[-1] == "to" and head[-2] in dt.BY_SHORT:
             source = dt.BY_SHORT[head[-2]]
             found = _reinterpretation(source, dtype) if head[0] == "bits" else _conversion(source, dtype, saturate)
@@ -233,6 +236,11 @@ def _conversion(source: DType, to: DType, saturate: bool) -> Entry | None:
         with np.errstate(all="ignore"):
             return np.bool_(x != 0) if to.kind == "bool" else _wrapped(x, to)
     return Entry((register_type(source),), register_type(to), lambda c, x: conversions.convert(c, x, source, to, saturate), meaning)
+
+
+def _nearest(value: object) -> object:
+    x = np.rint(np.asarray(value, np.float32))
+    return np.int32(x) if abs(x) < 2.0**31 else np.int32(-(1 << 31))
 
 
 def _reinterpretation(source: DType, to: DType) -> Entry | None:

@@ -317,6 +317,8 @@ class Emitter:
     def cast(self, e: Expr, scope: Scope) -> str:
         """A conversion; narrow floats are held as float32, so that widening them costs nothing and narrowing rounds."""
         source, target = e.args[0].dtype, e.dtype
+        if target is dt.int32 and source is dt.float32 and e.args[0].op == "round":
+            return f"{self.writer.math('round_f32_to_i32')}({bare(self.value(e.args[0].args[0], scope))})"
         a = bare(self.value(e.args[0], scope))
         if target.kind == "bool":
             return f"({a} != {literal(0, source)})" if a.isidentifier() else f"(({a}) != {literal(0, source)})"

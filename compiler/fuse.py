@@ -16,6 +16,7 @@ from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
 from ..ir.loops import ContractionNest, MapNest, Nest, NestProgram, Ref, Store, map_values, reads, size_reads
+from ..ir.ops.quantisation import recoded
 from . import profit
 from .inverse import invert
 from .lower import drop_dead, toposort
@@ -98,8 +99,16 @@ def fuse(program: NestProgram) -> Fusion:
         if len(program.nests) == before:
             break
     drop_dead(program)
+    shorten_requantisation(program)
     toposort(program)
     return state
+
+
+def shorten_requantisation(program: NestProgram) -> None:
+    """Codes that are made and read again within one nest stay floats."""
+    for k, nest in enumerate(program.nests):
+        if isinstance(nest, (MapNest, ContractionNest)) and any(e.op == "round" for e in ex.walk(nest.values)):
+            program.nests[k] = map_values(nest, lambda values: ex.transform(values, recoded))
 
 
 # ------------------------------------------------------------------------------------------------------ inlining of maps

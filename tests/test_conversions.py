@@ -108,7 +108,7 @@ def test_float_to_integer_keeps_the_low_bits(source: dt.DType, to: dt.DType) -> 
 
 @pytest.mark.parametrize("name", ["i64_to_f32", "u64_to_f64", "i64_to_i8", "u8_to_i64", "i64_to_i4", "i64_to_u4", "i32_to_u2", "i32_to_f16", "u64_to_bf16",
                                   "i32_to_b1", "b1_to_f32", "b1_to_i64", "f32_to_b1", "f32_to_f64", "f64_to_f32", "f16_to_bf16", "bits_f32_to_i32",
-                                  "bits_i64_to_f64", "bits_f16_to_i16", "bits_u16_to_bf16", "bits_i4_to_u4", "bits_u8_to_f8e5m2"])
+                                  "round_f32_to_i32", "bits_i64_to_f64", "bits_f16_to_i16", "bits_u16_to_bf16", "bits_i4_to_u4", "bits_u8_to_f8e5m2"])
 def test_compiled_means_python(name: str) -> None:
     entry = mathlib.signature(name)
     kind = entry.arguments[0]

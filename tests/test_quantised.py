@@ -6,9 +6,11 @@ import pytest
 import sardonyx
 from onnx import TensorProto, helper, numpy_helper
 from sardonyx.compiler.importer import import_model
-from sardonyx.compiler.pipeline import Options
+from sardonyx.compiler.pipeline import Options, lower_and_fuse, optimise
 from sardonyx.compiler.recognise import recognise
 from sardonyx.compiler.simplify import simplify
+from sardonyx.ir import dtypes as dt
+from sardonyx.ir import expr as ex
 from sardonyx.ir.interpret import run_graph
 
 RNG = np.random.default_rng(5)
@@ -186,3 +188,38 @@ def test_wide_codes_stay_in_float() -> None:
     proto.opset_import[0].version = 21  # type: ignore[attr-defined]
     proto.ir_version = 10  # type: ignore[attr-defined]
     assert after(proto) == ["DequantizeLinear", "DequantizeLinear", "MatMul"]
+
+
+@pytest.mark.parametrize("zero", [np.uint8(0), np.uint8(7), np.int8(-3), np.int16(100)])
+def test_codes_that_are_read_again_are_the_same_at_every_level(zero: np.generic) -> None:
+    """Rounding to codes and back within one kernel, of numbers beyond the codes and of none as well."""
+    x = np.array([0.0, 0.5, 1.5, -0.5, -1.5, 1e9, -1e9, 3e38, np.inf, -np.inf, np.nan, 25.25, 126.5, 127.5, -128.5, -129.0, 254.5, 255.5, 32767.5, -32769.0], np.float32)
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["f"]), node("Add", ["f", "one"], ["t"]),
+             node("QuantizeLinear", ["t", "s2", "z"], ["y"])]
+    proto = model(nodes, {"x": x}, {"s": np.float32(1), "s2": np.float32(0.7), "z": zero, "one": np.float32(0.25)})
+    proto.opset_import[0].version = 21  # type: ignore[attr-defined]
+    proto.ir_version = 10  # type: ignore[attr-defined]
+    results = []
+    for level in (sardonyx.GraphOptimizationLevel.ORT_DISABLE_ALL, sardonyx.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = sardonyx.SessionOptions()
+        options.graph_optimization_level = level
+        results.append(sardonyx.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})[0])  # type: ignore[attr-defined]
+    low, high = np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max
+    with np.errstate(invalid="ignore"):
+        codes = np.clip(np.where(np.isnan(x), -np.inf, np.rint(x.astype(np.float64))) + float(zero), low, high) - float(zero)
+    expected = np.clip(np.rint((codes + 0.25).astype(np.float32) / np.float32(0.7)) + float(zero), low, high)
+    np.testing.assert_array_equal(results[0], expected.astype(zero.dtype))
+    assert np.abs(results[0].astype(np.int64) - results[1].astype(np.int64)).max() <= 1 and (results[0] != results[1]).mean() <= 0.1
+
+
+def test_a_chain_of_codes_stays_float_within_a_kernel() -> None:
+    x = codes(np.uint8, 4, 6)
+    nodes = [node("DequantizeLinear", ["x", "s", "z"], ["xf"]), node("Add", ["xf", "one"], ["t"]), node("QuantizeLinear", ["t", "s2", "z"], ["q"]),
+             node("DequantizeLinear", ["q", "s2", "z"], ["f"]), node("Mul", ["f", "one"], ["u"]), node("QuantizeLinear", ["u", "s", "z"], ["y"])]
+    proto = model(nodes, {"x": x}, {"s": np.float32(0.37), "s2": np.float32(0.5), "z": np.uint8(11), "one": np.float32(1.25)})
+    graph = import_model(proto)
+    optimise(graph, Options())
+    values = [v for n in lower_and_fuse(graph, Options()).program.nests for v in n.values]  # type: ignore[union-attr]
+    narrowed = [e for e in ex.walk(values) if e.op == "cast" and e.dtype is dt.uint8]
+    assert len(narrowed) == 1 and sum(e.op == "round" for e in ex.walk(values)) == 2
+    check(proto, {"x": x})

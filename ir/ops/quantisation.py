@@ -25,7 +25,8 @@ def limits(dtype: DType) -> tuple[int, int]:
 def saturate(x: Expr, dtype: DType) -> Expr:
     """`x` (a float holding integers, or an int) clamped to the range of an integer type, then converted; NaN gives the least code."""
     low, high = (ex.const(v, x.dtype) for v in limits(dtype))
-    return ex.cast(ex.where(low < x, ex.where(x < high, x, high), low), dtype)
+    above = ex.where(low < x, x, low)
+    return ex.cast(ex.where(above < high, above, high), dtype)
 
 
 def requantize(x: Expr, zero: Expr | None, dtype: DType, saturating: bool = True) -> Expr:
@@ -33,10 +34,36 @@ def requantize(x: Expr, zero: Expr | None, dtype: DType, saturating: bool = True
     if dtype.is_float:
         return ex.cast(x if zero is None else x + ex.cast(zero, x.dtype), dtype, saturating)
     rounded = ex.unary("round", x)
+    if dtype.bits <= 16 and x.dtype is dt.float32:
+        # the bounds are whole numbers, so that rounding what is inside them stays inside
+        low, high = (ex.const(float(v), dt.float32) if zero is None else ex.const(float(v), dt.float32) - ex.cast(zero, dt.float32) for v in limits(dtype))
+        above = ex.where(low < x, x, low)
+        whole = ex.cast(ex.unary("round", ex.where(above < high, above, high)), dt.int32)
+        return ex.cast(whole if zero is None else whole + ex.cast(zero, dt.int32), dtype)
     if dtype.bits <= 16:
         return saturate(rounded if zero is None else rounded + ex.cast(zero, x.dtype), dtype)
     wide = ex.cast(saturate(rounded, dt.int32), dt.int64) if x.dtype is dt.float32 else ex.cast(rounded, dt.int64)
     return saturate(wide if zero is None else wide + ex.cast(zero, dt.int64), dtype)
+
+
+def recoded(e: Expr) -> Expr | None:
+    """The float of a code of 8 or 16 bits less its zero point, `e`, as what was rounded to make the code, if `e` is that: equal, without the way over integers."""
+    if e.op != "cast" or e.dtype is not dt.float32 or e.args[0].dtype is not dt.int32:
+        return None
+    inner = e.args[0]
+    code, taken = inner.args if inner.op == "sub" else (inner, None)
+    if code.op != "cast" or not code.args[0].dtype.is_integer or code.args[0].dtype.bits > 16 or code.args[0].op != "cast":
+        return None
+    narrow = code.args[0]
+    whole = narrow.args[0] if taken is None else narrow.args[0].args[0] if narrow.args[0].op in ("add", "sub") else None
+    if whole is None or whole.op != "cast" or whole.args[0].op != "round" or (taken is not None and taken.op != "cast"):
+        return None
+    rounded = whole.args[0]
+    above = rounded.args[0].args[1] if rounded.args[0].op == "where" else None
+    if above is None or above.op != "where":
+        return None
+    zero = None if taken is None else taken.args[0]
+    return rounded if requantize(above.args[1], zero, narrow.dtype) is narrow else None
 
 
 def is_zero(n: Lowering, index: int) -> bool:
