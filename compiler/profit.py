@@ -139,11 +139,19 @@ def heavy_epilogue(stores: Sequence[Store]) -> bool:
 
 
 def is_convolution(nest: Nest) -> bool:
-    """Whether a contraction slides over its input: some index of `a` adds a row axis and a reduced axis, or it is padded."""
+    """Whether a contraction slides over its input [N, C, *S]: some index of `a` adds a row axis and a reduced axis, or it is padded.
+
+    Where dimension 1 walks rows alone there are no channels: then heads of attention lie side by side in one dimension.
+    """
     if not isinstance(nest, ContractionNest):
         return False
     found = centred_load(nest.a)
     if found is None:
         return False
     a = found[0]
-    return ex.load_fill(a) is not None or (len(nest.rows) >= 1 and any(set(i.axes) & set(nest.rows) and set(i.axes) & set(nest.reduced) for i in a.args))
+    if ex.load_fill(a) is not None:
+        return True
+    rows, reduced = set(nest.rows), set(nest.reduced)
+    if len(a.args) > 1 and a.args[1].axes & rows and not a.args[1].axes & reduced:
+        return False
+    return any(i.axes & rows and i.axes & reduced for i in a.args)

@@ -98,3 +98,19 @@ def test_results_do_not_depend_on_threads() -> None:
         feeds = {n: rng.standard_normal((2, 4, 150, 64)).astype(np.float32) for n in "qkv"}
         runs.append(sardonyx.InferenceSession(model(2, 4, 150, 150, 64, 64, None), options).run(None, feeds)[0])
     assert np.array_equal(*runs)
+
+
+def test_projections_of_sequences_of_any_length_stay_row_major() -> None:
+    """Heads lie side by side in one dimension there, which is not a window that slides over it."""
+    from sardonyx.compiler import pipeline
+    from sardonyx.compiler.importer import import_model
+
+    inputs = [("x", ["batch", "length", 16]), ("past", [2, "batch", 2, "past", 8])]
+    weights = [onnx.numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in (("w", (16, 48)), ("b", (48,)))]
+    node = helper.make_node("Attention", ["x", "w", "b", "", "past"], ["y", "present"], domain="com.microsoft", num_heads=2, unidirectional=1)
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
+                              [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "present")], weights)
+    built = import_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=8))
+    options = pipeline.Options()
+    pipeline.optimise(built, options)
+    assert not pipeline.lower_and_fuse(built, options).layouts
