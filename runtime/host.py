@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def may_use_tiles() -> bool:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA) == 0)
+
+
+def without_tiles(target: Target) -> Target:
+    """The target for code whose process nobody asks the system's leave for: native libraries."""
+    kept = [f for f in target.features.split(",") if f[1:] not in TILES]
+    return replace(target, features=",".join([*kept, *(f"-{f}" for f in TILES)]) if has_tiles(target) else target.features)
+
+
+def has_tiles(target: Target) -> bool:
+    return any(f"+{f}" in target.features.split(",") for f in TILES)
 
 
 def cache_sizes(root: Path = _CACHES) -> dict[int, int]:

@@ -17,11 +17,11 @@ from native_client import RANK, NativeModel, Options, StatusError
 from onnx import TensorProto, helper
 from sardonyx.ir.errors import SardonyxError, TargetError, UnsupportedError
 from sardonyx.ir.target import parse
-from sardonyx.runtime.host import host_target
+from sardonyx.runtime.host import host_target, without_tiles
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.library import Library, write_library
 
-HOST = host_target()
+HOST = without_tiles(host_target())
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
 SOURCE = Path(__file__).parent / "native" / "run_model.c"
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")

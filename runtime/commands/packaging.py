@@ -12,7 +12,7 @@ import click
 from ...ir.errors import SardonyxError, UnknownRankError, UnsupportedError
 from ...ir.target import parse
 from ..exceptions import translated
-from ..host import host_target
+from ..host import host_target, without_tiles
 from ..model import CompileOptions, obtain, save_package
 from ..native.library import SUFFIXES, is_library, write_library
 from .common import bytes_text
@@ -45,6 +45,8 @@ def compile_model(request: CompileRequest) -> None:
     machine = parse(request.target or "host", host)
     path = Path(request.output) if request.output else Path(request.model).with_suffix(".sdx")
     library = is_library(path)
+    if library:
+        machine = without_tiles(machine)
     if not library and (request.weights != "inside" or request.bare):
         raise click.BadParameter(f"{path} is a package; --weights and --bare are for native libraries ({', '.join(SUFFIXES)})")
     start = time.perf_counter()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...ir.errors import SardonyxError, TargetError
 from ...ir.target import Target
+from ..host import has_tiles
 from ..model import CompiledModel
 from .tables import HERE, Sources, c_name, sources
 from .toolchain import CCompiler, find_compiler, platform
@@ -50,10 +51,12 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
 
     Raises:
         UnsupportedError: the model needs Python while it runs; names the node.
-        TargetError: no compiler for the target, or the kind of file is not the target's.
+        TargetError: no compiler for the target, the kind of file is not the target's, or code needs tile registers, which a library may not use unasked.
         OSError: no space or permission; files that were there before stay as they were.
     """
     path = Path(path)
+    if has_tiles(target):
+        raise TargetError("a native library cannot ask the system for the tile registers of AMX; compile for `runtime.host.without_tiles(target)`")
     system = platform(target)
     _check_suffix(path, system)
     name = c_name(path.stem.removeprefix("lib"))
