@@ -5,7 +5,7 @@
     recognise  composites that exporters spell out                       compiler.recognise
     decompose  operators that are made of others                         compiler.lower
     lower      graph -> loop nests                                       compiler.lower
-    fuse       nests merge by substitution                               compiler.fuse
+    fuse       nests merge by substitution; tables of costly functions   compiler.fuse, tabulate
     layout     order of dimensions in memory                             compiler.layout
     alias      reshapes that need no work                                compiler.pipeline
     (schedule  nests -> kernels                                          codegen)
@@ -26,6 +26,7 @@ from .layout import Layouts, assign
 from .lower import decompose, lower
 from .operands import flat_offset
 from .plan import Alias
+from .tabulate import tabulate
 
 Observer = Callable[[str, object], None]
 
@@ -87,6 +88,8 @@ def lower_and_fuse(graph: Graph, options: Options, observe: Observer = ignore) -
     separate_outputs(program)
     observe("lower", program)
     fusion = fuse(program) if options.level >= 2 else Fusion(program)
+    if options.level >= 2:
+        tabulate(program)
     observe("fuse", program)
     layouts = assign(program, fusion.layouts) if options.level >= 2 else {}
     observe("layout", program)

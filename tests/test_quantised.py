@@ -223,3 +223,29 @@ def test_a_chain_of_codes_stays_float_within_a_kernel() -> None:
     narrowed = [e for e in ex.walk(values) if e.op == "cast" and e.dtype is dt.uint8]
     assert len(narrowed) == 1 and sum(e.op == "round" for e in ex.walk(values)) == 2
     check(proto, {"x": x})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("coded", [True, False])
+def test_costly_functions_of_a_code_are_tables(dtype: type, coded: bool) -> None:
+    x = np.arange(256).astype(np.uint8).view(dtype).reshape(2, 16, 8)
+    nodes = [node("DequantizeLinear", ["x", "s", "z"], ["xf"]), node("Erf", ["xf"], ["e"]), node("Mul", ["xf", "e"], ["g"]), node("Transpose", ["g"], ["y"], perm=(2, 0, 1))]
+    if coded:
+        nodes[-1] = node("QuantizeLinear", ["g", "s", "z"], ["y"])
+    proto = model(nodes, {"x": x}, {"s": np.float32(0.03), "z": dtype(5)})
+    graph = import_model(proto)
+    optimise(graph, Options())
+    program = lower_and_fuse(graph, Options()).program
+    costly = [n for n in program.nests if any(e.op == "erf" for e in ex.walk(n.values))]  # type: ignore[union-attr]
+    assert len(program.nests) == 2 and len(costly) == 1 and [a.extent.value for a in costly[0].axes] == [256]  # type: ignore[union-attr]
+    check(proto, {"x": x})
+
+
+def test_functions_of_a_code_and_something_else_are_no_tables() -> None:
+    x, w = codes(np.uint8, 4, 6), RNG.standard_normal(6).astype(np.float32)
+    nodes = [node("DequantizeLinear", ["x", "s", "z"], ["xf"]), node("Add", ["xf", "w"], ["t"]), node("Exp", ["t"], ["y"])]
+    proto = model(nodes, {"x": x}, {"s": np.float32(0.03), "z": np.uint8(5), "w": w})
+    graph = import_model(proto)
+    optimise(graph, Options())
+    assert len(lower_and_fuse(graph, Options()).program.nests) == 1
+    check(proto, {"x": x})
