@@ -69,7 +69,7 @@ class Axis:
         if mode == "align_corners":
             return ex.where(alone, 0.0, at * extent / ex.where(alone, 1.0, self.width - 1.0))
         if mode == "pytorch_half_pixel":
-            return ex.where(alone, -0.5, centred)
+            return ex.where(ex.equal(self.out, 1), 0.0, centred)
         if mode == "half_pixel_symmetric":
             return real(self.size) / 2.0 * (1.0 - real(self.out) / self.width) + centred
         if mode == "tf_half_pixel_for_nn":
