@@ -147,6 +147,14 @@ class Failure:
     text: str
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What comparing one model found, and whether ONNX Runtime took part."""
+
+    failure: Failure | None
+    with_peer: bool = False
+
+
 def session(model: bytes, level: int, threads: int) -> "sardonyx.InferenceSession":
     options = sardonyx.SessionOptions()
     options.graph_optimization_level = sardonyx.GraphOptimizationLevel(level)
@@ -155,7 +163,12 @@ def session(model: bytes, level: int, threads: int) -> "sardonyx.InferenceSessio
 
 
 def check(graph: Graph, feeds: Sequence[Arrays], levels: Sequence[int] = (3, 0), ort: bool = True, seconds: float = 60.0) -> Failure | None:
-    """Compile the graph, run it on each of the feeds and compare."""
+    """Compile the graph, run it on each of the feeds and compare; what differs, or None."""
+    return judge(graph, feeds, levels, ort, seconds).failure
+
+
+def judge(graph: Graph, feeds: Sequence[Arrays], levels: Sequence[int] = (3, 0), ort: bool = True, seconds: float = 60.0) -> Verdict:
+    """As `check`, with how far the comparison went."""
     model = export_model(graph).SerializeToString()
     expected = [Expected(graph, f) for f in feeds]
     for level in levels:
@@ -164,25 +177,25 @@ def check(graph: Graph, feeds: Sequence[Arrays], levels: Sequence[int] = (3, 0),
             compiled = session(model, level, 1)
             results = [compiled.run(None, dict(f)) for f in feeds]
         except Exception as e:  # any exception on a valid model is a failure
-            return Failure("error", f"level {level}: {type(e).__name__}: {e}")
+            return Verdict(Failure("error", f"level {level}: {type(e).__name__}: {e}"))
         spent = time.process_time() - begin
         for found, want in zip(results, expected, strict=True):
             for k, got in enumerate(found):
                 wrong = difference(got, want, k)
                 if wrong:
-                    return Failure(f"level{level}", f"output {k} ({graph.outputs[k].name}): {wrong}")
+                    return Verdict(Failure(f"level{level}", f"output {k} ({graph.outputs[k].name}): {wrong}"))
         if spent > seconds:
-            return Failure("slow", f"level {level} took {spent:.1f} s of processor time")
+            return Verdict(Failure("slow", f"level {level} took {spent:.1f} s of processor time"))
         if level == levels[0]:
             other = session(model, level, 2)
             for found, f in zip(results, feeds, strict=True):
                 for k, (a, b) in enumerate(zip(found, other.run(None, dict(f)), strict=True)):
                     if np.asarray(a).tobytes() != np.asarray(b).tobytes():
-                        return Failure("threads", f"output {k} differs between one and two threads")
-    return with_onnxruntime(graph, model, feeds, expected) if ort else None
+                        return Verdict(Failure("threads", f"output {k} differs between one and two threads"))
+    return with_onnxruntime(graph, model, feeds, expected) if ort else Verdict(None)
 
 
-def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expected: Sequence[Expected]) -> Failure | None:
+def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expected: Sequence[Expected]) -> Verdict:
     """Compare the interpreter with ONNX Runtime, where that has all operators for the types."""
     import onnxruntime
 
@@ -191,24 +204,25 @@ def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expect
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     if any("bfloat16" in str(v.type.dtype.name) for v in (*graph.inputs, *graph.outputs)):
-        return None  # it takes no such arrays
+        return Verdict(None)  # it takes no such arrays
     try:
         other = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # its exceptions derive from Exception alone
         text = str(e)
-        return None if "NOT_IMPLEMENTED" in text or "Could not find an implementation" in text else Failure("onnxruntime", text[:400])
+        missing = "NOT_IMPLEMENTED" in text or "Could not find an implementation" in text
+        return Verdict(None if missing else Failure("onnxruntime", text[:400]))
     if any(n.op in SINGLE and n.outputs[0].type.dtype is dt.float64 for n in graph.nodes):
         expected = [replace(e, bounds=None, single=True) for e in expected]
     for f, want in zip(feeds, expected, strict=True):
         try:
             results = other.run(None, dict(f))
         except Exception as e:
-            return Failure("onnxruntime", f"run: {str(e)[:400]}")
+            return Verdict(Failure("onnxruntime", f"run: {str(e)[:400]}"), True)
         for k, got in enumerate(results):
             wrong = difference(got, want, k, slack=4.0)
             if wrong:
-                return Failure("onnxruntime", f"output {k} ({graph.outputs[k].name}): interpreter against ONNX Runtime: {wrong}")
-    return None
+                return Verdict(Failure("onnxruntime", f"output {k} ({graph.outputs[k].name}): interpreter against ONNX Runtime: {wrong}"), True)
+    return Verdict(None, True)
 
 
 # -------------------------------------------------------------------------------------------------------------------- files

@@ -13,11 +13,17 @@ import os
 import random
 import sys
 import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from graph_oracle import Failure, case_text, check, shrink
+from graph_oracle import Arrays, Failure, Verdict, case_text, check, judge, shrink
 from hypothesis import strategies as st
 from random_models import Generator, Refused, generate
+from sardonyx.ir.graph import Graph
 
 HANG_SECONDS = 300.0
 
@@ -27,33 +33,56 @@ def models(fewest: int = 3, most: int = 12) -> st.SearchStrategy[Generator]:
     return st.randoms(use_true_random=False).map(lambda rng: generate(rng, fewest, most))
 
 
-def examine(seed: int, fewest: int, most: int, unoptimised: bool, seconds: float, folder: Path | None) -> tuple[Failure | None, int]:
-    """The failure of one model, and its number of nodes."""
+@dataclass(frozen=True)
+class Outcome:
+    """One model: what was found, the operators it has, processor seconds, and whether level 0 and ONNX Runtime took part."""
+
+    failure: Failure | None
+    operators: tuple[str, ...] = ()
+    seconds: float = 0.0
+    unoptimised: bool = False
+    with_peer: bool = False
+
+
+def examine(seed: int, options: argparse.Namespace) -> Outcome:
+    """Make a model, compare it, and shrink what fails."""
+    begin, unoptimised = time.process_time(), seed % options.unoptimised_every == 0
     try:
-        g = generate(random.Random(seed), fewest, most)
+        g = generate(random.Random(seed), options.fewest, options.most)
     except Refused as e:
-        return Failure("build", str(e)), len(e.generator.graph.nodes)
+        return Outcome(Failure("build", str(e)), operators_of(e.generator.graph))
     levels = (3, 0) if unoptimised else (3,)
-    failure = check(g.graph, g.feeds(), levels, seconds=seconds)
-    if failure and folder:
-        def fails(graph, feeds):
-            again = check(graph, feeds, levels, seconds=seconds)
-            return again is not None and again.kind == failure.kind and (failure.kind != "error" or again.text[:40] == failure.text[:40])
-        small = shrink(g.graph, g.feeds(), fails)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{failure.kind}_{seed}.txt").write_text(case_text(*small, f"{failure.kind}: {check(*small, levels).text}"))
-    return failure, len(g.graph.nodes)
+    verdict = judge(g.graph, g.feeds(), levels, seconds=options.seconds)
+    if verdict.failure and options.shrink:
+        keep(g, seed, levels, verdict, options)
+    return Outcome(verdict.failure, operators_of(g.graph), time.process_time() - begin, unoptimised, verdict.with_peer)
 
 
-def work(pipe, options: argparse.Namespace) -> None:
+def operators_of(graph: Graph) -> tuple[str, ...]:
+    return tuple(f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes)
+
+
+def keep(g: Generator, seed: int, levels: tuple[int, ...], verdict: Verdict, options: argparse.Namespace) -> None:
+    """Write a small model that fails alike to a file."""
+    failure = verdict.failure
+    assert failure is not None
+
+    def fails(graph: Graph, feeds: Sequence[Arrays]) -> bool:
+        again = check(graph, feeds, levels, seconds=options.seconds)
+        return again is not None and again.kind == failure.kind and (failure.kind != "error" or again.text[:40] == failure.text[:40])
+    small = shrink(g.graph, g.feeds(), fails)
+    again = check(*small, levels, seconds=options.seconds)
+    options.shrink.mkdir(parents=True, exist_ok=True)
+    (options.shrink / f"{failure.kind}_{seed}.txt").write_text(case_text(*small, f"{failure.kind}: {(again or failure).text}"))
+
+
+def work(pipe: Connection, options: argparse.Namespace) -> None:
     while (seed := pipe.recv()) is not None:
-        begin = time.process_time()
         try:
-            result = examine(seed, options.fewest, options.most, seed % options.unoptimised_every == 0, options.seconds, options.shrink)
+            outcome = examine(seed, options)
         except Exception as e:  # a fault of the oracles themselves
-            import traceback
-            result = (Failure("oracle", f"{type(e).__name__}: {e} {traceback.format_exc(limit=-3)}"), 0)
-        pipe.send((*result, time.process_time() - begin))
+            outcome = Outcome(Failure("oracle", f"{type(e).__name__}: {e} {traceback.format_exc(limit=-3)}"))
+        pipe.send(outcome)
 
 
 class Worker:
@@ -75,7 +104,7 @@ class Worker:
         self.seed, self.begin = seed, time.monotonic()
         self.pipe.send(seed)
 
-    def poll(self) -> tuple[Failure | None, int, float] | None:
+    def poll(self) -> Outcome | None:
         """The result, if there is one; a dead or hanging child is replaced."""
         if self.pipe.poll(0.05):
             try:
@@ -89,7 +118,17 @@ class Worker:
         else:
             return None
         self.start()
-        return failure, 0, 0.0
+        return Outcome(failure)
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """Counts of what was done and found."""
+    kinds = Counter(o.failure.kind for o in outcomes if o.failure)
+    operators = Counter(n for o in outcomes for n in o.operators)
+    lines = [f"{len(outcomes)} models, {operators.total()} nodes of {len(operators)} operators, {seconds:.0f} s ({sum(o.seconds for o in outcomes):.0f} s of processor time)",
+             f"{sum(o.unoptimised for o in outcomes)} also without optimisation, {sum(o.with_peer for o in outcomes)} also by ONNX Runtime",
+             f"{kinds.total()} failures" + "".join(f"; {n} {kind}" for kind, n in kinds.most_common())]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -106,7 +145,7 @@ def main() -> int:
     os.environ.setdefault("SARDONYX_COMPILE_PROCESSES", "1")
     seeds = iter(range(options.seed, options.seed + options.count))
     workers = [Worker(options) for _ in range(options.jobs)]
-    idle, failed, done, nodes, begin = list(workers), 0, 0, 0, time.monotonic()
+    idle, outcomes, begin = list(workers), [], time.monotonic()
     while True:
         while idle and (seed := next(seeds, None)) is not None:
             idle.pop().give(seed)
@@ -117,18 +156,16 @@ def main() -> int:
             seed, found = w.seed, w.poll()
             if found is None:
                 continue
-            failure, count, spent = found
             idle.append(w)
-            done, nodes = done + 1, nodes + count
-            if failure:
-                failed += 1
-                print(f"{seed}: {count} operators, {spent:.1f} s: {failure.kind}: {failure.text}", flush=True)
-            if done % 50 == 0:
-                print(f"; {done} models, {nodes} operators, {failed} failures, {time.monotonic() - begin:.0f} s", flush=True)
+            outcomes.append(found)
+            if found.failure:
+                print(f"{seed}: {len(found.operators)} operators, {found.seconds:.1f} s: {found.failure.kind}: {found.failure.text}", flush=True)
+            if len(outcomes) % 50 == 0:
+                print("; " + summary(outcomes, time.monotonic() - begin).replace("\n", "; "), flush=True)
     for w in workers:
         w.pipe.send(None)
-    print(f"{done} models, {nodes} operators, {failed} failures, {time.monotonic() - begin:.0f} s")
-    return int(failed > 0)
+    print(summary(outcomes, time.monotonic() - begin))
+    return int(any(o.failure for o in outcomes))
 
 
 if __name__ == "__main__":
