@@ -370,12 +370,12 @@ class ProductText(ContractionText):
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")
         chunk = Scope(panel)
-        n_chunk = self.parameter(ex.maximum(self.blocking.chunk if self.blocking.chunk is not None else self.taps if p.taps else p.groups, 1), "chunk")
+        n_chunk = self.parameter(ex.as_expr(self.blocking.chunk) if self.blocking.chunk is not None else self.taps if p.taps else p.groups, "chunk")
         chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
         if not p.channelwise and p.form is None:
             chunk.lines += self.ahead(b_step)
         chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
-        chunk.close(f"for k in range(0, {total}, {n_chunk}):")
+        chunk.close(f"for k in range(0, {total}, max({n_chunk}, 1)):")  # a size may turn out to be zero
         if integer.as_int(self.steps) is None or integer.as_int(self.taps) is None:
             self.empty_sums(panel, acc_at, size, total)
 

@@ -31,7 +31,9 @@ EXACT = frozenset("""Abs ArgMax ArgMin And BitShift BitwiseAnd BitwiseNot Bitwis
 Flatten Floor Gather GatherElements GatherND GlobalMaxPool Greater GreaterOrEqual Hardmax Identity IsInf IsNaN LeakyRelu Less LessOrEqual Max MaxPool Min Neg NonZero Not OneHot Or Pad
 Range ReduceMax ReduceMin Relu Reshape ReverseSequence Round Shape Sign Size Slice SpaceToDepth Split Squeeze ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where
 Xor""".split())
+FLOAT32 = 2.0**-24  # its unit roundoff
 SINGLE = frozenset(("Resize",))  # ONNX Runtime weighs their operands in float32, doubles too
+SATURATING = frozenset(("Sigmoid", "QuickGelu", "FusedConv", "FusedGemm", "LSTM", "GRU"))  # its approximation of the logistic function is good to a part of one, not of the result
 
 
 # ------------------------------------------------------------------------------------------------------------------ meaning
@@ -46,18 +48,18 @@ def is_float(array: object) -> bool:
     return isinstance(array, np.ndarray) and bits_of(array.dtype) > 0
 
 
-def moved(array: np.ndarray, run: int, rng: np.random.Generator, least: float = 0.0) -> np.ndarray:
-    """An array with every element moved by up to UNITS roundoffs, of `least` if that is larger: up in run 1, down in run 2, at random in others."""
+def moved(array: np.ndarray, run: int, rng: np.random.Generator, least: float = 0.0, absolute: float = 0.0) -> np.ndarray:
+    """An array with every element moved by up to UNITS roundoffs, of `least` if that is larger, and by `absolute`: up in run 1, down in run 2, at random in others."""
     sign = 1.0 if run == 1 else -1.0 if run == 2 else rng.choice([-1.0, 1.0], array.shape)
     wide = array.astype(np.float64)
-    return np.asarray(wide * (1 + sign * UNITS * 2 * max(least, bits_of(array.dtype)))).astype(array.dtype)
+    return np.asarray(wide * (1 + sign * UNITS * 2 * max(least, bits_of(array.dtype))) + sign * absolute).astype(array.dtype)
 
 
-def meaning(graph: Graph, feeds: Arrays, run: int = 0, single: bool = False) -> dict[Value, object]:
+def meaning(graph: Graph, feeds: Arrays, run: int = 0, peer: bool = False) -> dict[Value, object]:
     """All values of the graph by the interpreter; with `run` above 0, roundings are changed.
 
     Args:
-        single: whether operators of SINGLE round as float32 does, whatever their type.
+        peer: whether operators of SINGLE and SATURATING round as ONNX Runtime's do.
     """
     rng = np.random.default_rng(run)
     env: dict[Value, object] = {v: np.asarray(feeds[v.name]) for v in graph.inputs}
@@ -71,8 +73,9 @@ def meaning(graph: Graph, feeds: Arrays, run: int = 0, single: bool = False) -> 
             inputs = [moved(x, run, rng) if is_float(x) and v in env and v.constant is None else x for v, x in zip(node.inputs, inputs, strict=True)]
         results = run_node(node, inputs, env)
         if perturbed:
-            least = bits_of(np.dtype(np.float32)) if single and node.op in SINGLE else 0.0
-            results = [moved(x, run, rng, least) if is_float(x) else x for x in results]
+            least = FLOAT32 if peer and node.op in SINGLE else 0.0
+            absolute = UNITS * 2 * FLOAT32 if peer and node.op in SATURATING else 0.0
+            results = [moved(x, run, rng, least, absolute) if is_float(x) else x for x in results]
         env.update((v, x) for v, x in zip(node.outputs, results, strict=False) if v is not None)
     for v in graph.outputs:
         env.setdefault(v, v.constant)
@@ -87,7 +90,7 @@ class Expected:
     feeds: Arrays
     values: dict[Value, object] = field(default_factory=dict)
     bounds: list[np.ndarray | None] | None = None
-    single: bool = False
+    peer: bool = False
 
     def __post_init__(self) -> None:
         self.values = meaning(self.graph, self.feeds)
@@ -99,7 +102,7 @@ class Expected:
     def bound(self, k: int) -> np.ndarray | None:
         """How far each element of output k may be off; None where its very shape hangs on rounding."""
         if self.bounds is None:
-            runs = [meaning(self.graph, self.feeds, r, self.single) for r in range(1, PERTURBED + 1)]
+            runs = [meaning(self.graph, self.feeds, r, self.peer) for r in range(1, PERTURBED + 1)]
             self.bounds = [tolerance(np.asarray(self.values[o]), [np.asarray(r[o]) for r in runs]) for o in self.graph.outputs]
         return self.bounds[k]
 
@@ -211,8 +214,8 @@ def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expect
         text = str(e)
         missing = "NOT_IMPLEMENTED" in text or "Could not find an implementation" in text
         return Verdict(None if missing else Failure("onnxruntime", text[:400]))
-    if any(n.op in SINGLE and n.outputs[0].type.dtype is dt.float64 for n in graph.nodes):
-        expected = [replace(e, bounds=None, single=True) for e in expected]
+    if any(n.op in SATURATING or (n.op in SINGLE and n.outputs[0].type.dtype is dt.float64) for n in graph.nodes):
+        expected = [replace(e, bounds=None, peer=True) for e in expected]
     for f, want in zip(feeds, expected, strict=True):
         try:
             results = other.run(None, dict(f))

@@ -11,7 +11,7 @@ from ..expr import Expr, Tensor
 from ..loops import Routine, load, store
 from .base import Lowering, Op, Sample, register
 from .elementwise import real_sample
-from .matmul import matrix_product, same_size
+from .matmul import by_elimination, matrix_product, pivot_row, same_size
 
 DOMAIN = "com.microsoft"
 
@@ -96,10 +96,7 @@ def invert(x, y, work, size, lo, hi):
                 store(work, base + i * size + j, load(x, base + i * size + j))
                 store(y, base + i * size + j, 1.0 if i == j else 0.0)
         for k in range(size):
-            pivot = k
-            for i in range(k + 1, size):
-                if abs(load(work, base + i * size + k)) > abs(load(work, base + pivot * size + k)):
-                    pivot = i
+            pivot = pivot_row(work, base, size, k)
             scale = 1.0 / load(work, base + pivot * size + k)
             for j in range(size):
                 left, right = load(work, base + pivot * size + j), load(y, base + pivot * size + j)
@@ -115,7 +112,7 @@ def invert(x, y, work, size, lo, hi):
                         store(y, base + i * size + j, load(y, base + i * size + j) - ratio * load(y, base + k * size + j))
 
 
-INVERT = Routine("invert", invert)
+INVERT = Routine("invert", invert, (pivot_row,))
 
 
 @register
@@ -125,13 +122,7 @@ class Inverse(Op):
     domain, name, versions = DOMAIN, "Inverse", (1,)
 
     def lower(self, n: Lowering) -> Tensor:
-        x = n.input(0)
-        if x.rank < 2:
-            raise n.error(f"an input of rank {x.rank} was given, square matrices were expected")
-        size = same_size(n, x.shape[-2], x.shape[-1], "sides of the matrices")
-        wide = x if x.dtype is dt.float64 else n.map(x.shape, lambda *i: x[i], dt.float64)
-        y, _ = n.routine(INVERT, [wide], [(dt.float64, x.shape), (dt.float64, x.shape)], [size], units=ex.product(x.shape[:-2]))
-        return y if x.dtype is dt.float64 else n.map(x.shape, lambda *i: y[i], x.dtype)
+        return by_elimination(n, INVERT, whole=True)
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((np.random.default_rng(5).standard_normal((2, 3, 4, 4)).astype(np.float32) + 3 * np.eye(4, dtype=np.float32),))

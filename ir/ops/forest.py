@@ -98,23 +98,29 @@ def aggregate(y, to, w, tree):
         store(y, to, w)
 
 
+def chosen(v, limit, mode):
+    """Whether a branch of a mode other than membership is taken."""
+    if mode == 0:
+        taken = v <= limit
+    elif mode == 1:
+        taken = v < limit
+    elif mode == 2:
+        taken = v >= limit
+    elif mode == 3:
+        taken = v > limit
+    elif mode == 4:
+        taken = v == limit
+    else:
+        taken = v != limit
+    return taken
+
+
 def step(x, features, limits, children, base, at):
     """The node below `at` for the row at `base`; a leaf, whose limit no comparison finds true, leads to itself."""
     feature = load(features, at)
     v = load(x, base + (feature >> 1 if MISSING else feature))
     limit = load(limits, at)
-    if MODE == 0:
-        taken = v <= limit
-    elif MODE == 1:
-        taken = v < limit
-    elif MODE == 2:
-        taken = v >= limit
-    elif MODE == 3:
-        taken = v > limit
-    elif MODE == 4:
-        taken = v == limit
-    else:
-        taken = v != limit
+    taken = chosen(v, limit, MODE)
     if MISSING:
         taken = taken | ((v != v) & ((feature & 1) != 0))
     return int(load(children, at)) + (0 if taken else 1)
@@ -196,22 +202,12 @@ def walk_trees(x, features, modes, values, links, missing, targets, weights, mem
                     v = load(x, row * columns + load(features, at))
                     limit = load(values, at)
                     flags = load(missing, at)
-                    taken = False
                     if v != v:
                         taken = flags % 2 == 1 or mode == 5
-                    elif mode == 0:
-                        taken = v <= limit
-                    elif mode == 1:
-                        taken = v < limit
-                    elif mode == 2:
-                        taken = v >= limit
-                    elif mode == 3:
-                        taken = v > limit
-                    elif mode == 4:
-                        taken = v == limit
-                    elif mode == 5:
-                        taken = v != limit
+                    elif mode < 6:
+                        taken = chosen(v, limit, mode)
                     else:
+                        taken = False
                         first = int(limit)
                         for k in range(first, first + flags // 2):
                             if load(members, k) == v:
@@ -222,8 +218,8 @@ def walk_trees(x, features, modes, values, links, missing, targets, weights, mem
                     aggregate(y, base + load(targets, k), load(weights, k), tree)
 
 
-WALK_TREES = Routine("walk_trees", walk_trees, (aggregate,))
-WALK_BLOCKS = Routine("walk_blocks", walk_blocks, (aggregate, step, arrive))
+WALK_TREES = Routine("walk_trees", walk_trees, (aggregate, chosen))
+WALK_BLOCKS = Routine("walk_blocks", walk_blocks, (aggregate, chosen, step, arrive))
 
 
 def evaluate_forest(n: Lowering, x: Tensor, forest: Forest, outputs: int, how: int, kind: DType) -> Tensor:

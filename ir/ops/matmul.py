@@ -350,7 +350,16 @@ class Einsum(Op):
         yield Sample((f(2, 3, 4), f(3, 4)), {"equation": "...ij,...ij->...i"})
 
 
-# ------------------------------------------------------------------------------------------------------------- determinants
+# -------------------------------------------------------------------------------------------------------------- elimination
+def pivot_row(work, base, size, k):
+    """The row, from row k on, with the largest element of column k of a matrix [size, size] at `base`."""
+    pivot = k
+    for i in range(k + 1, size):
+        if abs(load(work, base + i * size + k)) > abs(load(work, base + pivot * size + k)):
+            pivot = i
+    return pivot
+
+
 def determinant(x, y, work, size, lo, hi):
     """Determinants of matrices [size, size] by elimination with partial pivoting."""
     for m in range(lo, hi):
@@ -359,10 +368,7 @@ def determinant(x, y, work, size, lo, hi):
             store(work, base + j, load(x, base + j))
         value = 1.0
         for k in range(size):
-            pivot = k
-            for i in range(k + 1, size):
-                if abs(load(work, base + i * size + k)) > abs(load(work, base + pivot * size + k)):
-                    pivot = i
+            pivot = pivot_row(work, base, size, k)
             head = load(work, base + pivot * size + k)
             value = value * head
             if pivot != k:
@@ -379,7 +385,19 @@ def determinant(x, y, work, size, lo, hi):
         store(y, m, value)
 
 
-DETERMINANT = Routine("determinant", determinant)
+DETERMINANT = Routine("determinant", determinant, (pivot_row,))
+
+
+def by_elimination(n: Lowering, routine: Routine, whole: bool) -> Tensor:
+    """What a routine over float64 gives for each matrix of the input: a matrix if `whole`, else a number; rounded to the input's type."""
+    x = n.input(0)
+    if x.rank < 2:
+        raise n.error(f"an input of rank {x.rank} was given, square matrices were expected")
+    size = same_size(n, x.shape[-2], x.shape[-1], "sides of the matrices")
+    shape = x.shape if whole else x.shape[:-2]
+    wide = x if x.dtype is dt.float64 else n.map(x.shape, lambda *i: x[i], dt.float64)
+    y, _ = n.routine(routine, [wide], [(dt.float64, shape), (dt.float64, x.shape)], [size], units=ex.product(x.shape[:-2]))
+    return y if x.dtype is dt.float64 else n.map(shape, lambda *i: y[i], x.dtype)
 
 
 @register
@@ -389,13 +407,7 @@ class Det(Op):
     name, versions = "Det", (11, 22)
 
     def lower(self, n: Lowering) -> Tensor:
-        x = n.input(0)
-        if x.rank < 2:
-            raise n.error(f"an input of rank {x.rank} was given, square matrices were expected")
-        size = same_size(n, x.shape[-2], x.shape[-1], "sides of the matrices")
-        wide = x if x.dtype is dt.float64 else n.map(x.shape, lambda *i: x[i], dt.float64)
-        y, _ = n.routine(DETERMINANT, [wide], [(dt.float64, x.shape[:-2]), (dt.float64, x.shape)], [size], units=ex.product(x.shape[:-2]))
-        return y if x.dtype is dt.float64 else n.map(x.shape[:-2], lambda *i: y[i], x.dtype)
+        return by_elimination(n, DETERMINANT, whole=False)
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((np.random.default_rng(5).standard_normal((2, 3, 4, 4)).astype(np.float32),))
