@@ -32,7 +32,8 @@ Flatten Floor Gather GatherElements GatherND GlobalMaxPool Greater GreaterOrEqua
 Range ReduceMax ReduceMin Relu Reshape ReverseSequence Round Shape Sign Size Slice SpaceToDepth Split Squeeze ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where
 Xor""".split())
 FLOAT32 = 2.0**-24  # its unit roundoff
-SINGLE = frozenset(("Resize",))  # ONNX Runtime weighs their operands in float32, doubles too
+CANCELLING = frozenset(("Gelu", "FastGelu", "BiasGelu"))  # x * (1 + f(x)) with f near -1: they round to a part of their operands
+SINGLE = frozenset(("Resize", "Shrink"))  # ONNX Runtime computes in float32, doubles too
 SATURATING = frozenset(("Sigmoid", "QuickGelu", "FusedConv", "FusedGemm", "LSTM", "GRU"))  # its approximation of the logistic function is good to a part of one, not of the result
 
 
@@ -48,7 +49,7 @@ def is_float(array: object) -> bool:
     return isinstance(array, np.ndarray) and bits_of(array.dtype) > 0
 
 
-def moved(array: np.ndarray, run: int, rng: np.random.Generator, least: float = 0.0, absolute: float = 0.0) -> np.ndarray:
+def moved(array: np.ndarray, run: int, rng: np.random.Generator, least: float = 0.0, absolute: float | np.ndarray = 0.0) -> np.ndarray:
     """An array with every element moved by up to UNITS roundoffs, of `least` if that is larger, and by `absolute`: up in run 1, down in run 2, at random in others."""
     sign = 1.0 if run == 1 else -1.0 if run == 2 else rng.choice([-1.0, 1.0], array.shape)
     wide = array.astype(np.float64)
@@ -74,7 +75,9 @@ def meaning(graph: Graph, feeds: Arrays, run: int = 0, peer: bool = False) -> di
         results = run_node(node, inputs, env)
         if perturbed:
             least = FLOAT32 if peer and node.op in SINGLE else 0.0
-            absolute = UNITS * 2 * FLOAT32 if peer and node.op in SATURATING else 0.0
+            absolute: float | np.ndarray = UNITS * 2 * FLOAT32 if peer and node.op in SATURATING else 0.0
+            if node.op in CANCELLING:
+                absolute = absolute + UNITS * 2 * bits_of(results[0].dtype) * sum(np.abs(np.asarray(x, np.float64)) for x in inputs if x is not None)
             results = [moved(x, run, rng, least, absolute) if is_float(x) else x for x in results]
         env.update((v, x) for v, x in zip(node.outputs, results, strict=False) if v is not None)
     for v in graph.outputs:
