@@ -40,7 +40,8 @@ def cli() -> None:
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=click.Path(dir_okay=False),
               help="File to write: MODEL.sdx (default), or a native library: libNAME.so, NAME.dll, libNAME.dylib, libNAME.a, NAME.wasm.")
-@click.option("--target", default=None, callback=list_targets, is_eager=True, help="Machine to compile for: host, a name (--target list shows them), or TRIPLE:CPU.")
+@click.option("--target", default=None, callback=list_targets, is_eager=True,
+              help="Machine to compile for: host, a name (--target list shows them), or TRIPLE:CPU. A package may be for several: A,B.")
 @click.option("-O", "--level", type=click.IntRange(0, 3), default=3, show_default=True, help="0 nothing, 1 folding, 2 fusion, 3 everything.")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Fix a symbolic dimension; may be repeated.")
 @click.option("--shape", "shapes", multiple=True, metavar="INPUT=D,D,...", help="Compile for this shape of an input alone; may be repeated.")

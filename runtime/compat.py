@@ -157,7 +157,8 @@ class ModelCompiler:
         import os
         from pathlib import Path
 
-        from .model import CompileOptions, host_target, obtain, save_package
+        from .model import CompileOptions, host_target, obtain
+        from .package import save_package
 
         if output_model_path is None:
             if not isinstance(self._source, (str, os.PathLike)):

@@ -22,13 +22,15 @@ from ..ir.plan import Plan, Port
 from ..ir.target import Target, parse
 from . import knobs
 from .cache import Cache, default_cache
-from .container import MAGIC, Container, ContainerError, chunk_digest, write
-from .plan_data import plan_from_data, plan_to_data
+from .container import MAGIC, Container, ContainerError, chunk_digest
 
 if TYPE_CHECKING:
     from ..compiler.importer_cut import Cut
 
-CACHE_FORMAT = 2
+if TYPE_CHECKING:
+    from .package import ControlSettings
+
+CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def make_executor(model: CompiledModel, objects: Mapping[str, bytes], threads: i
     functions: list[Any] = []
     for k, (_, function) in enumerate(model.plan.host_functions):
         if k in model.bodies:
-            operator = cast(ControlSettings, function)  # or the lowering's own record, of the same fields
+            operator = cast("ControlSettings", function)  # or the lowering's own record, of the same fields
             kind, settings = operator.kind, dict(operator.settings)
             functions.append(ControlRunner(kind, tuple(make_executor(b, objects, threads).run for b in model.bodies[k]), settings))
         else:
@@ -115,87 +117,6 @@ def host_target() -> Target:
     from .host import host_target as probe
 
     return parse(knobs.TARGET.read(), probe())
-
-
-# ------------------------------------------------------------------------------------------------------------- containers
-def to_sections(model: CompiledModel) -> tuple[dict[str, Any], dict[str, bytes | memoryview]]:
-    """(content, sections) of a container that holds the model."""
-    sections: dict[str, bytes | memoryview] = {}
-    table = []
-    blob = bytearray()
-    for symbol, code in model.objects.items():
-        table.append([symbol, len(blob), len(code)])
-        blob += code
-    sections["objects"] = bytes(blob)
-    content = {"kind": "model", "objects": table, "report": model.report, "model": _model_data(model, "c", sections)}
-    return content, sections
-
-
-def _model_data(model: CompiledModel, prefix: str, sections: dict[str, bytes | memoryview]) -> dict[str, Any]:
-    """A model's plan and bodies; its constants become sections whose names start with `prefix`."""
-    for k, a in enumerate(model.constants):
-        sections[f"{prefix}{k}"] = np.ascontiguousarray(a).reshape(-1).view(np.uint8).data if a.size else b""
-    bodies = [[k, [_model_data(b, f"{prefix}{k}.{j}.", sections) for j, b in enumerate(children)]] for k, children in model.bodies.items()]
-    return {"plan": plan_to_data(model.plan, _function_data), "bodies": bodies}
-
-
-def _function_data(function: object) -> Any:
-    from ..ir.ops.host import host_function_to_data
-
-    kind = getattr(function, "kind", None)
-    return ["", kind, "control", [list(x) for x in cast(ControlSettings, function).settings]] if isinstance(kind, str) else host_function_to_data(function)
-
-
-@dataclass(frozen=True)
-class ControlSettings:
-    """What a stored plan keeps of a control-flow operator; its bodies are beside it."""
-
-    kind: str
-    settings: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-def _function_from_data(data: Any) -> Any:
-    from ..ir.ops.host import host_function_from_data
-
-    if data[2] == "control":
-        return ControlSettings(data[1], tuple((name, tuple(values)) for name, values in data[3]))
-    return host_function_from_data(data)
-
-
-def from_container(container: Container, origin: str) -> CompiledModel:
-    """The model in a container.
-
-    Raises:
-        ContainerError: the container holds something else.
-    """
-    content = container.content
-    if content.get("kind") != "model":
-        raise ContainerError(f"{container.path}: this container holds no model")
-    try:
-        blob = container.sections["objects"]
-        objects = {symbol: bytes(blob[at:at + size]) for symbol, at, size in content["objects"]}
-        model = _model_from_data(content["model"], "c", container, origin)
-        model.objects, model.report = objects, content["report"]
-    except (KeyError, IndexError, TypeError, ValueError) as e:
-        raise ContainerError(f"{container.path}: the model in this container cannot be read ({type(e).__name__}: {e}); it was written by another version of "
-                             "Sardonyx, compile the model again") from e
-    return model
-
-
-def _model_from_data(data: Any, prefix: str, container: Container, origin: str) -> CompiledModel:
-    plan = plan_from_data(data["plan"], _function_from_data)
-    constants = [np.frombuffer(container.sections[f"{prefix}{k}"], np.uint8) for k in range(plan.constants)]
-    bodies = {k: [_model_from_data(b, f"{prefix}{k}.{j}.", container, origin) for j, b in enumerate(children)] for k, children in data["bodies"]}
-    return CompiledModel(plan, {}, constants, origin, keep=container, bodies=bodies)
-
-
-def save_package(model: CompiledModel, path: str | os.PathLike[str]) -> None:
-    """Write a package (`.sdx`) that loads without compiling.
-
-    Raises:
-        OSError: no space or no permission; an older file stays as it was.
-    """
-    write(path, *to_sections(model))
 
 
 # ------------------------------------------------------------------------------------------------------------ load or build
@@ -216,13 +137,14 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     """
     import time
 
+    from .package import from_container, to_sections
+
     start = time.perf_counter()
     if is_package(source):
         if options.changes_model():
             raise ModelError("a package is compiled already: dimensions, initialisers and input shapes cannot be changed; give the ONNX model instead")
         container = Container(source)
-        model = from_container(container, "package")
-        check_target(model.plan, target, container.path)
+        model = from_container(container, "package", target)
         model.seconds["load"] = time.perf_counter() - start
         return model
     cache = cache if cache is not None else default_cache()
@@ -233,11 +155,11 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     stored = cache.load_model(key) if observe is None else None
     if stored is not None and _external_files_unchanged(stored.content.get("external", []), folder):
         with contextlib.suppress(ContainerError):  # one that another version wrote is compiled again
-            model = from_container(stored, "cache")
+            model = from_container(stored, "cache", target)
             model.seconds["load"] = time.perf_counter() - start
             return model
     model, external = compile_model(source if folder is not None else data, options, target, cache, observe)
-    content, sections = to_sections(model)
+    content, sections = to_sections([model])
     content["external"] = [[os.path.relpath(path, folder), *_file_facts(path)] for path in external] if folder is not None else []
     cache.save_model(key, content, sections)
     model.seconds["total"] = time.perf_counter() - start
@@ -283,35 +205,6 @@ def is_package(source: object) -> TypeGuard[str | os.PathLike[str] | bytes | byt
         except IsADirectoryError as e:
             raise ModelError(f"{os.fspath(source)} is a folder, a model file was expected") from e
     return isinstance(source, (bytes, bytearray, memoryview)) and bytes(source[:len(MAGIC)]) == MAGIC
-
-
-def check_target(plan: Plan, target: Target, source: object) -> None:
-    """Refuse code made for another kind of machine.
-
-    Raises:
-        TargetError: the package's target is not the one asked for.
-    """
-    from ..ir.errors import TargetError
-
-    triple = plan.target.split("|")[0]
-    if triple.split("-")[0] != target.triple.split("-")[0]:
-        raise TargetError(f"{source}: compiled for {triple}, this machine is {target.triple}; compile it again with --target host")
-    missing = missing_features(plan.target, target)
-    if missing:
-        raise TargetError(f"{source}: compiled for a processor with {', '.join(missing)}, which this one lacks; compile it again with --target host")
-
-
-_LEVEL_FEATURES = {"x86-64-v2": ("sse4.2",), "x86-64-v3": ("avx2", "fma"), "x86-64-v4": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
-
-
-def missing_features(key: str, target: Target) -> list[str]:
-    """Instruction sets that code for `key` uses and `target` lacks."""
-    _, cpu, features = (key.split("|") + ["", ""])[:3]
-    wanted = set(_LEVEL_FEATURES.get(cpu, ())) | {f[1:] for f in features.split(",") if f.startswith("+")}
-    has = {f[1:] for f in target.features.split(",") if f.startswith("+")}
-    if not has:
-        return []
-    return sorted(wanted - has)
 
 
 def read_source(source: object) -> tuple[bytes | memoryview, Path | None]:

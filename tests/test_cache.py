@@ -1,6 +1,7 @@
 """The disk cache and containers under damage, races, killed writers and unusable folders."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 import sardonyx as ort
 from onnx import TensorProto, helper
+from sardonyx.ir.target import parse
 from sardonyx.runtime.cache import Cache, CacheWarning
 from sardonyx.runtime.container import Container, ContainerError, write
-from sardonyx.runtime.model import CompileOptions, host_target, obtain, save_package
+from sardonyx.runtime.model import CompileOptions, host_target, obtain
+from sardonyx.runtime.package import from_container, save_package
 
 RUN = ("import sys, numpy as np, sardonyx as s\nx = np.arange(5, dtype=np.float32)\n"
        "y, = s.InferenceSession(sys.argv[1]).run(None, {'x': x})\nassert (y == x + x).all(), y\n")
@@ -224,7 +227,7 @@ def test_package_round_trip(package):
 
 def test_damaged_packages_are_refused(package):
     whole = package.read_bytes()
-    for at in random.Random(3).sample(range(len(whole)), 20):
+    for at in [*range(60), *random.Random(3).sample(range(60, len(whole)), 440)]:  # the header, then anything
         package.write_bytes(flipped(whole, at))
         with pytest.raises(ort.SardonyxError):
             ort.InferenceSession(package)
@@ -244,6 +247,30 @@ def test_package_for_another_machine(compiled, tmp_path, monkeypatch, target):
     save_package(compiled, tmp_path / "other.sdx")
     with pytest.raises(ort.TargetError, match="compile it again"):
         ort.InferenceSession(tmp_path / "other.sdx")
+
+
+def test_a_package_for_several_targets_gives_the_best_that_fits(tmp_path):
+    names = ("aarch64", "x86-64-v2", "x86-64-v3", "host")
+    models = [obtain(model_bytes(), CompileOptions(), parse(name, host_target())) for name in names]
+    save_package(models, tmp_path / "all.sdx")
+    container = Container(tmp_path / "all.sdx")
+    for machine, wanted in (("aarch64", "aarch64"), ("x86-64-v2", "x86-64-v2"), ("x86-64-v3", "x86-64-v3"), ("host", "host")):
+        target = parse(machine, host_target())
+        features = {"x86-64-v2": "+sse4.2", "x86-64-v3": "+sse4.2,+avx2,+fma"}.get(machine, target.features)
+        found = from_container(container, "package", dataclasses.replace(target, features=features))
+        assert found.plan.target == parse(wanted, host_target()).key
+    assert check(tmp_path / "all.sdx") == "package"
+    with pytest.raises(ort.TargetError, match="this machine is riscv64"):
+        from_container(container, "package", parse("riscv64"))
+
+
+def test_equal_constants_are_held_once(tmp_path):
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [100000], np.arange(100000, dtype=np.float32))
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [100000]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", value[:1], value[1:], [weight])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    save_package([obtain(data, CompileOptions(), parse(name, host_target())) for name in ("x86-64-v2", "x86-64-v3", "aarch64")], tmp_path / "three.sdx")
+    assert 400_000 < (tmp_path / "three.sdx").stat().st_size < 500_000
 
 
 def test_package_options_that_come_too_late(package):

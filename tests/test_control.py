@@ -277,7 +277,7 @@ def test_native_and_host_paths_agree(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_packages_hold_bodies(tmp_path: Any) -> None:
-    from sardonyx.runtime.model import save_package
+    from sardonyx.runtime.package import save_package
 
     feeds = {"m": whole(4), "x": floats(6), "z": floats(2)}
     save_package(compiled(NESTED), tmp_path / "nested.sdx")

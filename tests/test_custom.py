@@ -20,7 +20,7 @@ from sardonyx.ir.graph import Graph, TensorType
 from sardonyx.ir.interpret import run_graph
 from sardonyx.ir.ops.base import Builder, find
 from sardonyx.ir.scalar_functions import NotExpressible, trace
-from sardonyx.runtime.model import save_package
+from sardonyx.runtime.package import save_package
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFSET = 3.0

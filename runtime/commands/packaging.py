@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from ...ir.errors import SardonyxError, UnknownRankError, UnsupportedError
-from ...ir.target import parse
+from ...ir.target import Target, parse
 from ..exceptions import translated
 from ..host import host_target, without_tiles
-from ..model import CompileOptions, obtain, save_package
+from ..model import CompiledModel, CompileOptions, obtain
 from ..native.library import SUFFIXES, is_library, write_library
+from ..package import save_package
 from .common import bytes_text
 
 STAGES = ("import", "simplify", "recognise", "decompose", "lower", "fuse", "layout")
@@ -42,14 +43,31 @@ def compile_model(request: CompileRequest) -> None:
     if dump is not None and dump not in STAGES + CODE:
         raise click.BadParameter(f"{dump!r} is no stage; stages: {', '.join(STAGES + CODE)}")
     host = host_target()
-    machine = parse(request.target or "host", host)
+    machines = [parse(name.strip(), host) for name in (request.target or "host").split(",")]
     path = Path(request.output) if request.output else Path(request.model).with_suffix(".sdx")
     library = is_library(path)
     if library:
-        machine = without_tiles(machine)
+        if len(machines) > 1:
+            raise click.BadParameter(f"{path}: a native library is for one target; packages ({Path(request.model).stem}.sdx) may be for several")
+        machines = [without_tiles(m) for m in machines]
     if not library and (request.weights != "inside" or request.bare):
         raise click.BadParameter(f"{path} is a package; --weights and --bare are for native libraries ({', '.join(SUFFIXES)})")
     start = time.perf_counter()
+    found = [_compiled(request, machine, dump) for machine in machines]
+    if dump in CODE:
+        _print_code(found[0], dump, machines[0])
+    if library:
+        made = write_library(found[0], path, machines[0], host, request.weights == "beside", request.bare)
+        kind = f" and {made.header.name}{f', {made.weights.name} ({bytes_text(made.weights.stat().st_size)})' if made.weights else ''}, by {made.compiler}"
+    else:
+        save_package(found, path)
+        kind = ""
+    plan = found[0].plan
+    click.echo(f"{path}{kind}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {', '.join(m.cpu for m in machines)}, "
+               f"{time.perf_counter() - start:.2f} s ({found[0].origin})")
+
+
+def _compiled(request: CompileRequest, machine: Target, dump: str | None) -> CompiledModel:
     with translated(request.model):
         options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())))
         try:
@@ -58,17 +76,7 @@ def compile_model(request: CompileRequest) -> None:
             raise UnsupportedError(f"{e}. It depends on the inputs' shapes: name one with --shape INPUT=D,D,...") from e
     if found.origin == "package":
         raise SardonyxError(f"{request.model} is a package already")
-    if dump in CODE:
-        _print_code(found, dump, machine)
-    if library:
-        made = write_library(found, path, machine, host, request.weights == "beside", request.bare)
-        kind = f" and {made.header.name}{f', {made.weights.name} ({bytes_text(made.weights.stat().st_size)})' if made.weights else ''}, by {made.compiler}"
-    else:
-        save_package(found, path)
-        kind = ""
-    plan = found.plan
-    click.echo(f"{path}{kind}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {machine.cpu}, "
-               f"{time.perf_counter() - start:.2f} s ({found.origin})")
+    return found
 
 
 def _printer(stage: str | None):
