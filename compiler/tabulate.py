@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir.expr import Expr, Tensor
-from ..ir.loops import MapNest, NestProgram, Store
+from ..ir.loops import MapNest, Nest, NestProgram, Store
 
 # Functions that cost more for each element than a look-up does.
 COSTLY = (ex.UNARY - ex.CHEAP - frozenset(("sign", "sqrt", "rsqrt", "isnan", "isinf"))) | frozenset(("pow", "atan2", "mod", "floordiv"))
@@ -16,7 +16,7 @@ ENTRIES = 256
 
 def tabulate(program: NestProgram) -> None:
     """y[i] = f(code[g(i)])  ->  y[i] = table[code[g(i)]]   if f reads nothing else that the run knows and has costly functions"""
-    nests = []
+    nests: list[Nest] = []
     for nest in program.nests:
         if isinstance(nest, MapNest) and len(nest.stores) == 1:
             found = as_table(nest.stores[0], program)
