@@ -352,7 +352,7 @@ class QEmbedLayerNormalization(EmbedLayerNormalization):
             return rng.integers(0, 256, s).astype(np.uint8)
         ids = rng.integers(0, 9, (2, 4)).astype(np.int32)
         tables = codes(9, 8), codes(6, 8), codes(2, 8), codes(8), codes(8)
-        parameters = [*(np.asarray(s, np.float32) for s in (0.02, 0.01, 0.03, 0.01, 0.02)), *(np.asarray(z, np.uint8) for z in (120, 130, 100, 0, 128))]
+        parameters: list[np.ndarray] = [*(np.asarray(s, np.float32) for s in (0.02, 0.01, 0.03, 0.01, 0.02)), *(np.asarray(z, np.uint8) for z in (120, 130, 100, 0, 128))]
         yield Sample((ids, ids % 2, *tables, np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32), *parameters), outputs=2)
 
 
