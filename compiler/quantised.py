@@ -1,6 +1,7 @@
 """Rules for models that spell quantised computation as DequantizeLinear -> operator -> QuantizeLinear: products over the codes themselves.
 
     products      Conv, MatMul, Gemm of dequantised operands  ->  the exact sum over codes, scaled
+    few bits      MatMul with weights of 4 or 8 bits in blocks ->  MatMulNBits
     movement      movement of dequantised elements            ->  movement of codes
     requantising  the division by a result's scale            ->  into the scales of what it is made of
 
@@ -19,6 +20,7 @@ from ..ir.graph import Node, Value
 from .rewrite import Declined, Edit, Match, Rule, producer, sole_use, tensor_type
 
 NARROW = (dt.uint8, dt.int8)
+OFFSETS = {dt.uint4: 0, dt.int4: 8, dt.uint8: 0, dt.int8: 128}  # what makes codes start at 0
 LONGEST = 1 << 16  # products of 8-bit codes whose sum surely fits 32 bits
 LARGEST = 1 << 16  # bytes of constants that are divided
 # They move elements of their first input, or choose among them by order, whatever its type.
@@ -160,6 +162,58 @@ def _spelled(value: Value, edit: Edit) -> Value:
     return edit.add("Mul", [numbers, found.scale if found.axis is not None else _single(found.scale, edit)])
 
 
+# ---------------------------------------------------------------------------------------------------------- few bits, blocks
+@dataclass(frozen=True)
+class Blocked(Match):
+    """Weights in blocks along the reduced axis: what the node dequantises."""
+
+    weights: Node | None = None
+
+
+class ProductOfBlocks(Rule):
+    """MatMul(a, dequantise(w)) -> MatMulNBits(a, w')   if w is known, [K, N], of 4 or 8 bits with scales for blocks along K"""
+
+    name, anchors = "product-of-blocks", ("MatMul",)
+
+    def check(self, node: Node) -> Match | Declined | None:
+        weights = producer(node.inputs[1], "DequantizeLinear")
+        if weights is None or not weights.attributes.get("block_size", 0):
+            return None
+        w, scale, a = tensor_type(weights.inputs[0]), tensor_type(weights.inputs[1]), tensor_type(node.inputs[0])
+        if any(v is not None and v.constant is None for v in weights.inputs):
+            return Declined("the weights are only known when running")
+        real = (scale.dtype, tensor_type(weights.outputs[0]).dtype, None if a is None else a.dtype)
+        if w.dtype not in OFFSETS or any(t is not dt.float32 for t in real) or len(a.shape) < 2:
+            return Declined("the weights are not of 4 or 8 bits with float32 scales")
+        block = int(weights.attributes["block_size"])
+        if len(w.shape) != 2 or weights.attributes.get("axis", 1) % 2 != 0 or block < 16 or block & (block - 1):
+            return Declined("blocks do not lie along the sum by powers of two")
+        return Blocked((weights,), weights)
+
+    def rewrite(self, node: Node, match: Match, edit: Edit) -> Sequence[Value | None]:
+        assert isinstance(match, Blocked) and match.weights is not None
+        x, scale, *zero = match.weights.inputs
+        block, dtype = int(match.weights.attributes["block_size"]), tensor_type(x).dtype
+        length, columns = x.constant.shape
+        blocks, offset = -(-length // block), OFFSETS[dtype]
+        codes = np.zeros((blocks * block, columns), np.uint8)
+        codes[:length] = x.constant.astype(np.int32) + offset
+        packed = packed_bits(codes.T.reshape(columns, blocks, block), dtype.bits)
+        inputs = [node.inputs[0], edit.constant(packed), edit.constant(np.ascontiguousarray(scale.constant.T))]
+        zeros = zero[0].constant.astype(np.int32) if zero and zero[0] is not None else np.zeros((blocks, columns), np.int32)
+        if (zeros + offset != 1 << dtype.bits - 1).any():
+            inputs.append(edit.constant(packed_bits((zeros + offset).astype(np.uint8).T, dtype.bits)))
+        return [edit.add("MatMulNBits", inputs, {"K": length, "N": columns, "block_size": block, "bits": dtype.bits}, domain="com.microsoft")]
+
+
+def packed_bits(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of 4 or 8 bits along the last axis in bytes, the lowest bits first, filled up with zeros."""
+    if bits == 8:
+        return np.ascontiguousarray(codes)
+    even = np.concatenate([codes, np.zeros((*codes.shape[:-1], codes.shape[-1] % 2), np.uint8)], -1)
+    return np.ascontiguousarray(even[..., ::2] | even[..., 1::2] << 4)
+
+
 # --------------------------------------------------------------------------------------------------------------- movement
 @dataclass(frozen=True)
 class Moved(Match):
@@ -293,5 +347,5 @@ def divided(value: Value, s: float, edit: Edit) -> Value:
     return edit.add(node.op, inputs, node.attributes, version=node.version, name=node.name)
 
 
-PRODUCTS: tuple[Rule, ...] = (ProductOfCodes(), MovementOfCodes(), QuantizeOfDequantize())
+PRODUCTS: tuple[Rule, ...] = (ProductOfCodes(), ProductOfBlocks(), MovementOfCodes(), QuantizeOfDequantize())
 REQUANTISING: tuple[Rule, ...] = (ScaleIntoOperands(), QuantizeOfDequantize())

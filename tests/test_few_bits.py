@@ -1,6 +1,7 @@
 """MatMulNBits over codes as they are: bits, blocks, zero points, ends of blocks and panels, few and many rows, numbers that are none."""
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 import sardonyx
@@ -90,3 +91,29 @@ def test_weights_stay_packed() -> None:
     assert parts is not None and few_bits.schedule(nest, lowered.layouts, set(lowered.program.constants), targets.parse("x86-64-v3")) is None
     read = [t for p in parts if isinstance(p, KernelCall) for t in p.buffers if t.name.endswith(".codes")]
     assert len(read) == 1 and int(read[0].numel().value) * 4 == 256 * 128 // 2
+
+
+@pytest.mark.parametrize("dtype,zeros", [("int4", False), ("int4", True), ("uint4", False), ("uint4", True), ("int8", True), ("uint8", False)])
+@pytest.mark.parametrize("k,block", [(128, 32), (70, 16)])
+def test_dequantised_blocks(dtype: str, zeros: bool, k: int, block: int) -> None:
+    """The same products spelled as DequantizeLinear in blocks and MatMul."""
+    n, blocks = 48, -(-k // block)
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    bits = 4 if "4" in dtype else 8
+    low = 0 if dtype[0] == "u" else -(1 << bits - 1)
+    w, z = (RNG.integers(low, low + (1 << bits), shape) for shape in ((k, n), (blocks, n)))
+    scales = (RNG.random((blocks, n)) * 0.02 + 0.001).astype(np.float32)
+    constants = {"w": w.astype(kind), "s": scales, **({"z": z.astype(kind)} if zeros else {})}
+    nodes = [helper.make_node("DequantizeLinear", list(constants), ["f"], axis=0, block_size=block), helper.make_node("MatMul", ["a", "f"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2, 3, k])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(v, name) for name, v in constants.items()])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    typed = import_model(proto)
+    optimise(typed, Options())
+    assert [x.op for x in typed.nodes] == ["MatMulNBits"]
+    expanded = np.repeat(scales.astype(np.float64), block, 0)[:k]
+    weights = (w - (np.repeat(z, block, 0)[:k] if zeros else 0)) * expanded
+    a = RNG.standard_normal((2, 3, k)).astype(np.float32)
+    y = sardonyx.InferenceSession(proto.SerializeToString()).run(None, {"a": a})[0]
+    assert y.shape == (2, 3, n)
+    close(y.reshape(6, n), a.reshape(6, k), weights, expanded * 2.0 * (1 << bits))
