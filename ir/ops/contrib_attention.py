@@ -403,7 +403,7 @@ class GroupQueryAttention(Op):
             new = fresh(b, h, ex.minimum(ex.maximum(t - start, 0), count - 1), d)
             wide = new.dtype
             old = ex.const(0, wide) if past is None else ex.cast(ex.load(past, (b, h, t, d), 0), wide)
-            return ex.where(ex.logical_and(t >= start, t < start + count), new, old)
+            return ex.where(t < start, old, ex.where(t < start + count, new, ex.const(0, wide)))
         return at
 
     @staticmethod
