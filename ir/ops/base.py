@@ -354,7 +354,7 @@ def broadcast_shapes(shapes: Sequence[tuple[Expr, ...]], n: NodeView | None = No
             if d.is_const:
                 chosen = d
             elif not chosen.is_const:
-                chosen = ex.maximum(chosen, d)
+                chosen = ex.where(ex.equal(chosen, 1), d, chosen)  # not the greater one, which is wrong of 0 and 1
             if n is not None:
                 n.require(ex.logical_or(ex.equal(before, d), ex.logical_or(ex.equal(before, 1), ex.equal(d, 1))), reason)
         out.append(chosen)

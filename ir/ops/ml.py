@@ -388,7 +388,7 @@ class LabelEncoder(Op):
             raise n.error(f"{len(keys)} keys and {len(values)} values were given")
         plain = default.item() if isinstance(default, np.generic) else default
         if x.dtype is dt.string or kind is dt.string:
-            step = functools.partial(look_up, keys=[_plain(k) for k in keys], values=[_plain(v) for v in values], default=plain, type_name=kind.name)
+            step = functools.partial(look_up, keys=[_plain(k) for k in keys], values=[_plain(v) for v in values], default=plain, type_name=kind.name, nan_matches=n.version >= 4)
             return n.host(step, [(kind, x.shape)], "keys or values are strings")[0]
         assert isinstance(plain, (int, float))
         otherwise: float = plain
@@ -402,7 +402,7 @@ class LabelEncoder(Op):
 
             def same(k: Expr) -> Expr:
                 found = ex.equal(e, key_table[k])
-                if x.dtype.is_float:
+                if x.dtype.is_float and n.version >= 4:
                     found = ex.logical_or(found, ex.logical_and(ex.unary("isnan", e), ex.unary("isnan", key_table[k])))
                 return ex.cast(found, dt.int32)
             place = n.reduce("argmax", [len(keys)], same)
@@ -418,11 +418,12 @@ def _plain(v: object) -> object:
     return v.decode() if isinstance(v, bytes) else v
 
 
-def look_up(a: np.ndarray, keys: Sequence[object], values: Sequence[object], default: object, type_name: str) -> list[np.ndarray]:
-    """values[k] where the element is keys[k], else the default."""
-    table = dict(zip(keys, values))
+def look_up(a: np.ndarray, keys: Sequence[object], values: Sequence[object], default: object, type_name: str, nan_matches: bool = False) -> list[np.ndarray]:
+    """values[k] where the element is keys[k] (or both are NaN, if that matches), else the default."""
+    table = {k: v for k, v in zip(keys, values) if k == k}
     items = texts_of(a) if np.asarray(a).dtype.kind in "OUST" else np.asarray(a).reshape(-1).tolist()
-    found = [table.get(i, default) for i in items]
+    missing = next((v for k, v in zip(keys, values) if k != k), default) if nan_matches else default
+    found = [table.get(i, default) if i == i else missing for i in items]
     kind = dt.BY_NAME[type_name]
     return [text_array([str(f) for f in found], np.shape(a)) if kind is dt.string else np.asarray(found, kind.numpy).reshape(np.shape(a))]
 
