@@ -9,7 +9,7 @@ from ..ir import expr as ex
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelSource
 from .contraction import ONE, ZERO, Layouts, Product, element_offset, extent_product
-from .flatten import Flattener
+from .flatten import Flattener, size_loads
 from .scalar import Emitter, Scope, Writer
 
 
@@ -56,7 +56,9 @@ class ContractionText:
         self.row = self.join_rows()
         rows = p.rows if self.row is None else (self.row,)
         order = {x: k for k, x in enumerate((*p.batch, *p.rows, *rows, *p.columns, *p.reduced))}
-        self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, frozenset(), order)
+        tensors = [p.a, *(s.tensor for s in p.stores), *map(ex.load_tensor, ex.loads([p.b, *(s.value for s in p.stores)]))]
+        sizes = size_loads(tensors, [*p.batch, *p.rows, *p.columns, *p.reduced])
+        self.emitter = Emitter(self.writer, flat.buffers, flat.guarded, sizes, order)
         self.emitter.count([*self.values, *self.offsets])
         self.scratch_bytes: Expr = ZERO
         self.root: Scope = Scope(None) if beside is None else beside.root

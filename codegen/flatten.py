@@ -104,7 +104,8 @@ def flatten(nest: MapNest, layouts: Layouts) -> FlatNest:
     Raises:
         UnsupportedError: element types that kernels do not handle yet.
     """
-    sizes = frozenset(e for e in ex.walk(_size_roots(nest)) if e.op == "load")
+    tensors = [s.tensor for s in nest.stores] + [ex.load_tensor(e) for e in ex.loads([*nest.values, *(i for s in nest.stores for i in s.index)])]
+    sizes = size_loads(tensors, [*nest.axes, *(a for e in ex.walk(nest.values) if e.op == "reduce" for a in ex.reduce_axes(e))])
     f = Flattener(layouts)
 
     def visit(e: Expr) -> Expr | None:
@@ -126,10 +127,9 @@ def flatten(nest: MapNest, layouts: Layouts) -> FlatNest:
     return canonical_reductions(flat)
 
 
-def _size_roots(nest: MapNest) -> list[Expr]:
-    tensors = [s.tensor for s in nest.stores] + [ex.load_tensor(e) for e in ex.loads([*nest.values, *(i for s in nest.stores for i in s.index)])]
-    axes = [*nest.axes, *(a for e in ex.walk(nest.values) if e.op == "reduce" for a in ex.reduce_axes(e))]
-    return [d for t in tensors for d in t.shape] + [a.extent for a in axes]
+def size_loads(tensors: Iterable[Tensor], axes: Iterable[Expr]) -> frozenset[Expr]:
+    """The loads that shapes and extents are made of."""
+    return frozenset(ex.loads([*(d for t in tensors for d in t.shape), *(a.extent for a in axes)]))
 
 
 def is_size(e: Expr, size_loads: frozenset[Expr]) -> bool:
@@ -264,7 +264,7 @@ def rows_last(nest: FlatNest) -> tuple[Expr, ...]:
     reductions = [e for e in ex.walk(nest.roots()) if e.op == "reduce"]
     if not any(inner in e.axes for e in reductions):
         return nest.axes
-    offsets = [e.args[0] for e in ex.loads([s.value for s in nest.stores])]
+    offsets = [e.args[0] for e in ex.loads([s.value for s in nest.stores]) if e.args]
 
     def units(axis: Expr) -> int:
         steps = [integer.coefficient(o, axis) for o in offsets]
@@ -343,7 +343,7 @@ def canonical_reductions(nest: FlatNest) -> FlatNest:
 
 
 def _ordered_and_merged(axes: tuple[Expr, ...], body: Expr) -> tuple[tuple[Expr, ...], Expr]:
-    reads = sorted(ex.loads([body]), key=lambda e: -len(e.args[0].axes & set(axes)))
+    reads = sorted((e for e in ex.loads([body]) if e.args), key=lambda e: -len(e.args[0].axes & set(axes)))
     order = list(memory_order(axes, [e.args[0] for e in reads]))
     k = len(order) - 2
     while k >= 0:

@@ -21,6 +21,7 @@ from .blocking import Blocking, choose_blocking, reads_b_in_place
 from .contraction import ONE, ZERO, Layouts, Product, extent_product, pack_b, packed_tensor
 from .contraction_text import ContractionText, kernel_source, unravel
 from .dots import pack_dots, packed_dots
+from .flatten import size_loads
 from .scalar import Emitter, Scope, Writer, literal
 from .tile_shapes import TileShape
 
@@ -63,7 +64,8 @@ def transposition(p: Product, packed: Tensor, tile: TileShape, shifted: bool) ->
                                      ("transpose_block", "transpose_block", (tile.lanes, p.dtype.bits))):
         writer.function(name, builder, *arguments)
     batch = tuple(x for x in p.batch if x in p.b.axes)
-    emitter = Emitter(writer, {}, (), frozenset(), {x: k for k, x in enumerate(batch)})
+    sizes = size_loads((packed, ex.load_tensor(p.b)), (*batch, *p.columns, p.inner))
+    emitter = Emitter(writer, {}, (), sizes, {x: k for k, x in enumerate(batch)})
     depth, columns, panels = (writer.parameter(e, e.text) for e in (p.inner.extent, p.columns[0].extent, packed.shape[len(batch)]))
     root.lines += ["table = view_int64(scratch, 0)", f"base = address({source})"]
     unit = Scope(root)
