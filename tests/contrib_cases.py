@@ -85,14 +85,15 @@ class Family:
         return list(self.generate(Draw(np.random.default_rng(zlib.crc32(f"{self.domain}:{self.op}".encode())))))
 
 
-FAMILIES: dict[tuple[str, str], Family] = {}
+FAMILIES: dict[tuple[str, str, str], Family] = {}
 
 
 def cases(domain: str, op: str, **allowed: float) -> Callable[[Callable[["Draw"], Iterator[Case]]], Callable[["Draw"], Iterator[Case]]]:
-    """Declare the generator of an operator's cases; keywords are `Family`'s."""
+    """Declare a generator of an operator's cases, which may have several; keywords are `Family`'s."""
     def declare(generate: Callable[["Draw"], Iterator[Case]]) -> Callable[["Draw"], Iterator[Case]]:
-        assert (domain, op) not in FAMILIES, f"the cases of {op} are declared twice"
-        FAMILIES[domain, op] = Family(domain, op, generate, **allowed)  # type: ignore[arg-type]
+        key = domain, op, f"{generate.__module__}.{generate.__name__}"
+        assert key not in FAMILIES, f"the cases {key[2]} of {op} are declared twice"
+        FAMILIES[key] = Family(domain, op, generate, **allowed)  # type: ignore[arg-type]
         return generate
     return declare
 
