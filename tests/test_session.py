@@ -326,3 +326,14 @@ def test_set_seed_says_what_seeds_come_from(monkeypatch):
     monkeypatch.setattr("sardonyx.runtime.compat.say_no_effect", lambda name, why: said.append(f"{name}: {why}"))
     ort.set_seed(3)
     assert said == ["set_seed: a random operator's seed is its attribute `seed`, else made from the node's name"]
+
+
+def test_products_over_nothing_are_zero() -> None:
+    """Inner sizes that are 0 only when running."""
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    inputs = [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["m", "k"]), helper.make_tensor_value_info("b", TensorProto.FLOAT, ["k", "n"])]
+    model = helper.make_model(helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", "n"])]),
+                              opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    s = ort.InferenceSession(model.SerializeToString())
+    np.testing.assert_array_equal(s.run(None, {"a": np.ones((4, 5), np.float32), "b": np.ones((5, 13), np.float32)})[0], np.full((4, 13), 5, np.float32))
+    np.testing.assert_array_equal(s.run(None, {"a": np.ones((4, 0), np.float32), "b": np.ones((0, 13), np.float32)})[0], np.zeros((4, 13), np.float32))
