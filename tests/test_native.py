@@ -16,10 +16,11 @@ import sardonyx
 from native_client import RANK, NativeModel, Options, StatusError
 from onnx import TensorProto, helper
 from sardonyx.ir.errors import SardonyxError, TargetError, UnsupportedError
+from sardonyx.ir.plan_numbers import numbers
 from sardonyx.ir.target import parse
 from sardonyx.runtime.host import host_target, without_tiles
 from sardonyx.runtime.model import CompileOptions, obtain
-from sardonyx.runtime.native.library import Library, write_library
+from sardonyx.runtime.native.library import Library, workspace_bytes, write_library
 
 HOST = without_tiles(host_target())
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
@@ -154,6 +155,14 @@ def test_workspace_and_outputs_of_the_caller(libraries: dict[str, Library]) -> N
     with pytest.raises(StatusError, match=rf"takes {size} bytes, {size - 1} were given") as e:
         native.run(feeds)
     assert e.value.status == 3
+    native.close()
+
+
+def test_the_workspace_is_known_when_compiling(libraries: dict[str, Library]) -> None:
+    plan = obtain(serialised("dense"), CompileOptions(), HOST).plan
+    native = NativeModel(libraries["dense"].path)
+    for n in (1, 7, 64):
+        assert workspace_bytes(plan, numbers(plan, {0: (n, 40)}), 1) == native.prepare(dense_feeds(n))
     native.close()
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from ...ir.errors import SardonyxError, UnknownRankError, UnsupportedError
+from ...ir.plan import Plan
+from ...ir.plan_numbers import fixed_shapes, numbers
 from ...ir.target import Target, parse
 from ..exceptions import translated
 from ..host import host_target, without_tiles
 from ..model import CompiledModel, CompileOptions, obtain
-from ..native.library import SUFFIXES, is_library, write_library
+from ..native.library import SUFFIXES, is_library, workspace_bytes, write_library
 from ..package import save_package
 from .common import bytes_text
 
@@ -59,12 +61,23 @@ def compile_model(request: CompileRequest) -> None:
     if library:
         made = write_library(found[0], path, machines[0], host, request.weights == "beside", request.bare)
         kind = f" and {made.header.name}{f', {made.weights.name} ({bytes_text(made.weights.stat().st_size)})' if made.weights else ''}, by {made.compiler}"
+        click.echo(_workspace(found[0].plan))
     else:
         save_package(found, path)
         kind = ""
     plan = found[0].plan
     click.echo(f"{path}{kind}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {', '.join(m.cpu for m in machines)}, "
                f"{time.perf_counter() - start:.2f} s ({found[0].origin})")
+
+
+def _workspace(plan: Plan) -> str:
+    """Memory that a run on one thread needs beside inputs, outputs and weights, where all sizes are known."""
+    shapes = fixed_shapes(plan)
+    if shapes is None:
+        return "workspace: depends on the inputs' shapes (NAME_prepare, then NAME_workspace_bytes tell)"
+    size = workspace_bytes(plan, numbers(plan, shapes), 1)
+    late = len(plan.segments) > 1 or bool(plan.bodies)
+    return f"workspace: {size} bytes on one thread" + (", and what control flow and sizes that depend on data allocate" if late else "")
 
 
 def _compiled(request: CompileRequest, machine: Target, dump: str | None) -> CompiledModel:

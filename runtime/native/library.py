@@ -4,14 +4,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...ir.errors import SardonyxError, TargetError
+from ...ir.plan import Plan
 from ...ir.target import Target
+from ..frames import round_up
 from ..host import has_tiles
 from ..model import CompiledModel
-from .tables import HERE, Sources, c_name, sources
+from .tables import ALIGNMENT, HERE, Sources, c_name, sources
 from .toolchain import CCompiler, find_compiler, platform
 
 SUFFIXES = (".so", ".dll", ".dylib", ".a", ".wasm")
@@ -37,6 +40,12 @@ class Library:
 def is_library(path: str | os.PathLike[str]) -> bool:
     """Whether a file's name is that of a native library."""
     return Path(path).suffix in SUFFIXES
+
+
+def workspace_bytes(plan: Plan, numbers: Sequence[int], threads: int) -> int:
+    """What `NAME_workspace_bytes` of a library gives for the shapes behind a plan's numbers."""
+    first = numbers[plan.segments[0]] if plan.segments else 0
+    return threads * (round_up(numbers[plan.scratch]) + ALIGNMENT) + round_up(first) + ALIGNMENT
 
 
 def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Target, host: Target, weights_beside: bool = False, bare: bool = False) -> Library:
