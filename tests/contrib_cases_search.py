@@ -62,6 +62,25 @@ def beam_search(r: Draw) -> Iterator[Case]:
         yield Case(inputs, attributes, 3 if k % 6 == 5 else 2, fixed, dynamic=k // 2 % 2 == 1)
 
 
+@cases(MS, "WhisperBeamSearch", ulps=64)
+def whisper_beam_search(r: Draw) -> Iterator[Case]:
+    for k in range(24):
+        vocabulary, batch, features, first = r.size(6, 24), r.size(1, 3), r.size(1, 4), 1 if k % 3 else r.size(1, 3)
+        sound = r.real(batch, features, r.size(1, 6))
+        inputs, fixed = beam_inputs(r, k, np.zeros((batch, 1), np.int32), vocabulary, first)
+        inputs[0] = sound
+        inputs += [None] * (10 - len(inputs))
+        inputs += [r.ints(0, vocabulary, batch, first, dtype=np.int32) if k % 3 == 0 else None, np.zeros(1, np.int32) if k % 4 == 0 else None, None, None,
+                   one(r.pick(0.5, 1.0, 2.0), np.float32) if k % 4 == 1 else None]
+        model = T5(r, vocabulary, r.size(1, 2), features=features)
+        attributes: dict[str, object] = {
+            "eos_token_id": r.size(0, vocabulary - 1), "pad_token_id": 0, "early_stopping": int(batch > 1), "no_repeat_ngram_size": r.pick(0, 0, 2, 3), "decoder_start_token_id": 1,
+            "no_speech_token_id": 2, "beginning_timestamp_token_id": vocabulary - 1, "encoder": model.encoder(), "decoder": model.decoder()}
+        wanted = [True, True, k % 6 == 5, False, k % 5 == 2]
+        yield Case(inputs, attributes, wanted, [*fixed, *([11] if inputs[11] is not None else [])], dynamic=k // 2 % 2 == 1, types={1: 1, 2: 1, 4: 1},
+                   unchecked=[sum(wanted[:4])] if wanted[4] else [])  # ONNX Runtime's CPU kernel leaves the chance of silence to chance
+
+
 def chains(r: Draw, k: int, ids: np.ndarray, vocabulary: int) -> tuple[list[np.ndarray | None], dict[str, object]]:
     """Inputs and attributes that GreedySearch and Sampling share. One row never ends: what ONNX Runtime gives after the end of all is left to chance."""
     layers, end = r.size(1, 2), r.size(0, vocabulary - 1)

@@ -81,14 +81,15 @@ class T5:
     Args:
         parts: which optional inputs the decoder has: `ids` (of the encoder), `hidden` (states), `all` (it takes the whole sequence).
         apart: whether the encoder gives the cross states alone.
+        features: 0, or how many features of sound the encoder takes (as Whisper's does) in place of prompts and mask.
     """
 
-    def __init__(self, r: Draw, vocabulary: int, layers: int = 1, parts: frozenset[str] = frozenset(), apart: bool = False) -> None:
-        self.r, self.vocabulary, self.layers, self.parts, self.apart = r, vocabulary, layers, parts, apart
+    def __init__(self, r: Draw, vocabulary: int, layers: int = 1, parts: frozenset[str] = frozenset(), apart: bool = False, features: int = 0) -> None:
+        self.r, self.vocabulary, self.layers, self.parts, self.apart, self.features = r, vocabulary, layers, parts, apart, features
         self.weights = {name: [r.real(*shape) for _ in range(layers)] for name, shape in (("self", (EMBEDDING, 3 * EMBEDDING)), ("query", (EMBEDDING, EMBEDDING)))}
         self.table, self.head = r.real(vocabulary, EMBEDDING), r.real(EMBEDDING, vocabulary, scale=0.7)
 
-    def step(self, s: Sketch, ids: str, mask: str, past: list[str], cross: list[str]) -> list[tuple[str, int, list[object]]]:
+    def step(self, s: Sketch, ids: str, mask: str | None, past: list[str], cross: list[str]) -> list[tuple[str, int, list[object]]]:
         """The decoder's layers for tokens [N, 1]; gives the graph's outputs."""
         x = s.add("Gather", s.constant(self.table), ids)
         outputs = []
@@ -109,21 +110,27 @@ class T5:
             asked = s.split_heads(s.add("MatMul", x, s.constant(self.weights["query"][k])))
             x = s.add("Add", x, s.attend(asked, cross[2 * k], cross[2 * k + 1], mask))
         s.add("MatMul", x, s.constant(self.head), out="logits")
-        return [("logits", F32, ["batch", 1, self.vocabulary]), *outputs]
+        return [("logits", F32, ["batch", "first" if self.features and not past else 1, self.vocabulary]), *outputs]
 
     def encoder(self) -> onnx.GraphProto:
         s = Sketch(self.r)
-        hidden = s.add("Tanh", s.add("Gather", s.weight(self.vocabulary, EMBEDDING), "encoder_input_ids"), out="encoder_hidden_states")
+        if self.features:
+            seen = s.add("MatMul", s.add("Transpose", "encoder_input_ids", perm=[0, 2, 1]), s.weight(self.features, EMBEDDING))
+        else:
+            seen = s.add("Gather", s.weight(self.vocabulary, EMBEDDING), "encoder_input_ids")
+        hidden = s.add("Tanh", seen, out="encoder_hidden_states")
         cross, outputs = [], []
         for k in range(self.layers):
             for kind in ("key", "value"):
                 cross.append(s.split_heads(s.add("MatMul", hidden, s.weight(EMBEDDING, EMBEDDING)), out=f"present_{kind}_cross_{k}"))
                 outputs.append((cross[-1], F32, ["batch", HEADS, "encoded", WIDTH]))
         inputs = [("encoder_input_ids", I32, ["batch", "encoded"]), ("encoder_attention_mask", I32, ["batch", "encoded"])]
+        if self.features:
+            inputs = [("encoder_input_ids", F32, ["batch", self.features, "encoded"])]
         if not self.apart:
-            first, *own = self.step(s, "decoder_input_ids", "encoder_attention_mask", [], cross)
+            first, *own = self.step(s, "decoder_input_ids", None if self.features else "encoder_attention_mask", [], cross)
             outputs = [first, ("encoder_hidden_states", F32, ["batch", "encoded", EMBEDDING]), *own, *outputs]
-            inputs.append(("decoder_input_ids", I32, ["batch", 1]))
+            inputs.append(("decoder_input_ids", I32, ["batch", "first" if self.features else 1]))
         return s.graph(inputs, outputs)
 
     def decoder(self) -> onnx.GraphProto:
@@ -131,14 +138,15 @@ class T5:
         pasts = [f"past_{kind}_self_{k}" for k in range(self.layers) for kind in ("key", "value")]
         cross = [f"past_{kind}_cross_{k}" for k in range(self.layers) for kind in ("key", "value")]
         ids = s.add("Gather", "input_ids", s.constant([-1]), axis=1) if "all" in self.parts else "input_ids"
-        outputs = self.step(s, ids, "encoder_attention_mask", pasts, cross)
+        outputs = self.step(s, ids, None if self.features else "encoder_attention_mask", pasts, cross)
         inputs: list[tuple[str, int, list[object]]] = [("input_ids", I32, ["batch", "length" if "all" in self.parts else 1])]
         logits = s.nodes[-1]
         extra = []
         if "ids" in self.parts:
             inputs.append(("encoder_input_ids", I32, ["batch", "encoded"]))
             extra.append(s.add("ReduceMean", s.add("Cast", "encoder_input_ids", to=F32), s.constant([1]), keepdims=1))
-        inputs.append(("encoder_attention_mask", I32, ["batch", "encoded"]))
+        if not self.features:
+            inputs.append(("encoder_attention_mask", I32, ["batch", "encoded"]))
         if "hidden" in self.parts:
             inputs.append(("encoder_hidden_states", F32, ["batch", "encoded", EMBEDDING]))
             extra.append(s.add("ReduceMean", "encoder_hidden_states", s.constant([1, 2]), keepdims=0))

@@ -17,7 +17,7 @@ from .control import body_type
 from .search_steps import DOMAIN as STEPS
 
 DOMAIN = "com.microsoft"
-GPT, T5 = 0, 1
+GPT, T5, WHISPER = 0, 1, 2
 Body = Callable[[Builder, Value, Sequence[Value]], tuple[Value, Sequence[Value], Sequence[Value]]]  # (inside, turn, carried) -> (goes on, carried, stacked)
 
 
@@ -133,30 +133,32 @@ class Gpt:
 
 
 class EncoderDecoder:
-    """An encoder and a decoder: (input_ids, encoder_input_ids?, encoder_attention_mask, encoder_hidden_states?, past self..., past cross...) -> (logits, present self...).
+    """An encoder and a decoder: (input_ids, encoder_input_ids?, encoder_attention_mask?, encoder_hidden_states?, past self..., past cross...) -> (logits, present self...).
 
     The encoder gives (logits, hidden states, present self..., present cross...) of the first step, or the cross states alone.
+
+    Args:
+        given: what the encoder takes: prompts and mask, or features; then the first tokens, if it makes the first step.
+        shared: the integers among them, which the decoder may take as well.
+        first: the sequences before the first step [B, S].
     """
 
     past_axis = 0
 
-    def __init__(self, b: Builder, ids: Value, beams: Value, mask: Value | None, encoder: Graph, decoder: Graph, first: Value) -> None:
+    def __init__(self, b: Builder, given: Sequence[Value], shared: Sequence[Value], beams: Value, encoder: Graph, decoder: Graph, first: Value) -> None:
         self.decoder = decoder
         self.layers = (len(decoder.outputs) - 1) // 2
         head = len(decoder.inputs) - 4 * self.layers
-        if self.layers < 1 or len(decoder.outputs) != 1 + 2 * self.layers or not 2 <= head <= 4:
-            raise b.unsupported(f"a decoder of {len(decoder.inputs)} inputs and {len(decoder.outputs)} outputs; input_ids, encoder_attention_mask and four past states "
+        if self.layers < 1 or len(decoder.outputs) != 1 + 2 * self.layers or not min(1, len(shared)) < head <= 2 + len(shared):
+            raise b.unsupported(f"a decoder of {len(decoder.inputs)} inputs and {len(decoder.outputs)} outputs; input_ids, what the encoder knows and four past states "
                                 "for each two present ones were expected, without shared buffers")
-        if len(encoder.inputs) not in (2, 3):
-            raise b.error(f"the encoder has {len(encoder.inputs)} inputs; input_ids, attention_mask and perhaps decoder_input_ids were expected")
-        if mask is None:
-            shown = b.add("Cast", b.add("Not", b.add("Equal", ids, np.array(b.attr("pad_token_id"), np.int32))), to=dt.int32.code)
-            mask = b.add("Cast", b.add("Greater", b.add("CumSum", shown, np.array(1, np.int64)), np.array(0, np.int32)), to=dt.int32.code)  # only padding on the left
-        given = (ids, mask, first)[:len(encoder.inputs)]
-        found = graft(encoder, b.graph, dict(zip(encoder.inputs, given, strict=True)), b.node, b.before)
-        self.logits = found[0] if len(given) == 3 else None
-        states = found[2:] if len(given) == 3 else found
-        expected = 4 * self.layers if len(given) == 3 else 2 * self.layers
+        if len(encoder.inputs) not in (len(given), 2):
+            raise b.error(f"the encoder has {len(encoder.inputs)} inputs; {len(given)} were expected")
+        stepping = len(encoder.inputs) == len(given)
+        found = graft(encoder, b.graph, dict(zip(encoder.inputs, given[:len(encoder.inputs)], strict=True)), b.node, b.before)
+        self.logits = found[0] if stepping else None
+        states = found[2:] if stepping else found
+        expected = 4 * self.layers if stepping else 2 * self.layers
         if len(states) != expected:
             raise b.error(f"the encoder gives {len(states)} states, {expected} were expected for {self.layers} layers of the decoder")
         states = [repeated(b, s, beams) for s in states]
@@ -167,20 +169,21 @@ class EncoderDecoder:
             heads, width = past_type(b, decoder.inputs[head], 1, 3)
             empty = b.add("ConstantOfShape", b.add("Concat", size(b, tokens, 0), np.array([heads, 0, width]), axis=0))
             own = [empty] * (2 * self.layers)
-        self.fixed = self._fixed(b, head, repeated(b, ids, beams), repeated(b, mask, beams), repeated(b, found[1], beams) if len(given) == 3 else None)
+        self.fixed = self._fixed(b, head, [repeated(b, x, beams) for x in shared], repeated(b, found[1], beams) if stepping else None)
         declared = decoder.inputs[0].type
         shape = declared.shape if isinstance(declared, TensorType) else None
         self.whole_sequence = not (shape is not None and len(shape) == 2 and shape[1].is_const and shape[1].value == 1)
         self.start = Feeds((tokens, *own))
 
-    def _fixed(self, b: Builder, head: int, ids: Value, mask: Value, hidden: Value | None) -> list[Value]:
+    def _fixed(self, b: Builder, head: int, shared: Sequence[Value], hidden: Value | None) -> list[Value]:
         """The inputs between input_ids and the past: told apart by their types."""
         kinds = [v.type.dtype if isinstance(v.type, TensorType) else None for v in self.decoder.inputs[1:head]]
         floats = [k for k in kinds if k is not None and k.is_float]
         if floats and hidden is None:
             raise b.error("the decoder takes encoder_hidden_states, which the encoder does not give")
-        integers = [ids, mask][-(len(kinds) - len(floats)):]
-        if len(kinds) - len(floats) not in (1, 2) or len(floats) > 1:
+        count = len(kinds) - len(floats)
+        integers = shared[len(shared) - count:]
+        if not min(1, len(shared)) <= count <= len(shared) or len(floats) > 1:
             raise b.unsupported(f"a decoder with inputs of types {', '.join(str(v.type) for v in self.decoder.inputs[:head])} before its past")
         return [*integers, *([hidden] if floats and hidden is not None else [])]
 
@@ -217,13 +220,14 @@ class Scores:
         self.least = None if least is None else whole(b, least)
         self.factor = None if factor is None else b.add("Reshape", factor, [1])
         self.vocabulary, self.prefix, self.presence = inputs.get("vocab_mask"), inputs.get("prefix_vocab_mask"), inputs.get("presence_mask")
+        self.heat = inputs.get("temperature")
 
     def __call__(self, b: Builder, scores: Value, sequences: Value, length: Value, first: Value, own: Value | None = None) -> Value:
         """Scores [N, V] by the rules, `own` added to each row."""
         if self.factor is not None or self.ngram > 0:
             factor = self.factor if self.factor is not None else b.constant(np.ones(1, np.float32))
             scores = b.add("DiscourageRepeats", scores, sequences, length, factor, domain=STEPS, ngram=self.ngram)
-        return b.add("AdjustScores", scores, length, self.least, self.vocabulary, first, self.prefix, self.presence, own, domain=STEPS, end=self.end,
+        return b.add("AdjustScores", scores, length, self.least, self.vocabulary, first, self.prefix, self.presence, own, self.heat, domain=STEPS, end=self.end,
                      temperature=self.temperature, presence_penalty=self.penalty)
 
 
@@ -374,6 +378,9 @@ class Search(Op):
         for name in names:
             if inputs.get(name) is not None:
                 raise b.unsupported(f"input '{name}' of {b.op.name}")
+        processor = inputs.get("logits_processor")
+        if processor is not None and (processor.constant is None or np.any(processor.constant)):
+            raise b.unsupported(f"a logits_processor of {b.op.name} other than the constant 0 (none)")
 
 
 @register
@@ -385,7 +392,7 @@ class BeamSearch(Search):
     """
 
     name = "BeamSearch"
-    names = ("input_ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty", "vocab_mask", "prefix_vocab_mask",
+    names: Sequence[str] = ("input_ids", "max_length", "min_length", "num_beams", "num_return_sequences", "length_penalty", "repetition_penalty", "vocab_mask", "prefix_vocab_mask",
              "attention_mask", "decoder_input_ids", "logits_processor")
     attributes = {"eos_token_id": REQUIRED, "pad_token_id": REQUIRED, "decoder_start_token_id": -1, "no_repeat_ngram_size": 0, "early_stopping": 0, "model_type": GPT,
                   "vocab_size": -1}
@@ -401,31 +408,50 @@ class BeamSearch(Search):
             found.append(TensorType(dt.float32, (longest - begin, ids.shape[0], beams, ex.sym(f"?{n.node.name}.vocabulary", 0))))
         return found
 
-    def decompose(self, b: Builder) -> list[Value | None]:
-        inputs, kind = self.given(b), int(b.attr("model_type"))
-        self.refuse(b, inputs, ("decoder_input_ids", "logits_processor"))
+    def model(self, b: Builder, inputs: dict[str, Value | None], beams: Value) -> tuple[Gpt | EncoderDecoder, Value]:
+        """The model, and the sequences before the first step [B, S]."""
+        self.refuse(b, inputs, ("decoder_input_ids",))
+        kind, ids, mask = int(b.attr("model_type")), b.input(0), inputs["attention_mask"]
         if kind not in (GPT, T5):
             raise b.unsupported(f"model_type {kind}; 0 (GPT-2) or 1 (T5) was expected")
-        ids, beams, longest = b.input(0), whole(b, b.input(3)), whole(b, b.input(1))
-        exponent = inputs["length_penalty"]
-        steps = BeamSteps(b, Scores(b, inputs, beams), beams, b.constant(np.ones(1, np.float32)) if exponent is None else b.add("Reshape", exponent, [1]))
-        model: Gpt | EncoderDecoder
         if kind == GPT:
-            begin, first = size(b, ids, 1), ids
-            model = Gpt(b, ids, beams, inputs["attention_mask"], self.decoder(b))
-        else:
-            encoder, token = subgraph(b, "encoder"), int(b.attr("decoder_start_token_id"))
-            if encoder is None or token < 0:
-                raise b.error("model_type 1 needs the attributes 'encoder' and 'decoder_start_token_id'")
-            begin = b.constant(np.array([1]))
-            first = b.add("ConstantOfShape", b.add("Concat", size(b, ids, 0), np.array([1]), axis=0), value=np.array([token], np.int32))
-            model = EncoderDecoder(b, ids, beams, inputs["attention_mask"], encoder, self.decoder(b), first)
-        start = b.add("StartBeams", first, longest, beams, outputs=6, domain=STEPS, pad=int(b.attr("pad_token_id")))
+            return Gpt(b, ids, beams, mask, self.decoder(b)), ids
+        if mask is None:
+            shown = b.add("Cast", b.add("Not", b.add("Equal", ids, np.array(b.attr("pad_token_id"), np.int32))), to=dt.int32.code)
+            mask = b.add("Cast", b.add("Greater", b.add("CumSum", shown, np.array(1, np.int64)), np.array(0, np.int32)), to=dt.int32.code)  # only padding on the left
+        first = self.first_tokens(b, ids)
+        return EncoderDecoder(b, (ids, mask, first), (ids, mask), beams, self.encoder(b), self.decoder(b), first), first
+
+    def encoder(self, b: Builder) -> Graph:
+        found = subgraph(b, "encoder")
+        if found is None:
+            raise b.error(f"attribute 'encoder' of {self.name} is missing, which model_type {b.attr('model_type')} needs")
+        return found
+
+    @staticmethod
+    def first_tokens(b: Builder, prompts: Value) -> Value:
+        """[B, 1] of the token that decoding starts with."""
+        token = int(b.attr("decoder_start_token_id"))
+        if token < 0:
+            raise b.error(f"decoder_start_token_id is {token}; a token was expected for model_type {b.attr('model_type')}")
+        return b.add("ConstantOfShape", b.add("Concat", size(b, prompts, 0), np.array([1]), axis=0), value=np.array([token], np.int32))
+
+    def decompose(self, b: Builder) -> list[Value | None]:
+        return self.searched(b)[1]
+
+    def searched(self, b: Builder) -> tuple[Gpt | EncoderDecoder, list[Value | None]]:
+        """The model, and the results of the search."""
+        inputs, pad = self.given(b), int(b.attr("pad_token_id"))
+        beams, longest, exponent = whole(b, b.input(3)), whole(b, b.input(1)), inputs["length_penalty"]
+        steps = BeamSteps(b, Scores(b, inputs, beams), beams, b.constant(np.ones(1, np.float32)) if exponent is None else b.add("Reshape", exponent, [1]))
+        model, first = self.model(b, inputs, beams)
+        begin = size(b, first, 1)
+        start = b.add("StartBeams", first, longest, beams, outputs=6, domain=STEPS, pad=pad)
         setup = Setup(model, steps, begin, b.add("Sub", longest, begin), b.wants(2))
-        state, stacks = search(b, setup, State(tuple(start)), subgraph(b, "init_decoder") if kind == GPT else None)
+        state, stacks = search(b, setup, State(tuple(start)), subgraph(b, "init_decoder") if isinstance(model, Gpt) else None)
         last, own, *kept = state.values
-        sequences, scores = b.add("FinishBeams", last, longest, steps.exponent, own, *kept, whole(b, b.input(4)), outputs=2, domain=STEPS, pad=int(b.attr("pad_token_id")))
-        return [sequences, scores, self.padded(b, stacks, setup.limit) if b.wants(2) else None]
+        sequences, scores = b.add("FinishBeams", last, longest, steps.exponent, own, *kept, whole(b, b.input(4)), outputs=2, domain=STEPS, pad=pad)
+        return model, [sequences, scores, self.padded(b, stacks, setup.limit) if b.wants(2) else None]
 
     @staticmethod
     def padded(b: Builder, stacks: Sequence[Value], limit: Value) -> Value:
@@ -433,6 +459,48 @@ class BeamSearch(Search):
         found = stacks[0] if len(stacks) == 1 else b.add("Concat", *stacks, axis=0)
         missing = b.add("Sub", limit, size(b, found, 0))
         return b.add("Pad", found, b.add("Concat", np.zeros(4, np.int64), missing, np.zeros(3, np.int64), axis=0))
+
+
+@register
+class WhisperBeamSearch(BeamSearch):
+    """Transcripts of sound features by beam search: BeamSearch with Whisper's encoder, and the chance that nobody speaks. Source: com.microsoft WhisperBeamSearch-1.
+
+    ONNX Runtime's CPU kernel does not compute that chance.
+    """
+
+    name = "WhisperBeamSearch"
+    names = (*BeamSearch.names, "cross_qk_layer_head", "extra_decoding_ids", "temperature")
+    attributes = {**BeamSearch.attributes, "model_type": WHISPER, "decoder_output_cross_qk": 0, "no_speech_token_id": -1}
+
+    def infer(self, n: Lowering) -> Sequence[Type | None]:
+        if n.wants(3):
+            raise n.unsupported("output 'cross_qk' of WhisperBeamSearch")
+        if n.input(0).rank != 3:
+            raise n.error(f"input features of rank {n.input(0).rank} were given, [batch, features, frames] was expected")
+        longest, beams, batch = n.number(1), n.number(3), n.input(0).shape[0]
+        begin = n.input(10).shape[1] if n.has(10) else ex.const(1)
+        vocabulary = ex.sym(f"?{n.node.name}.vocabulary", 0)
+        scores = TensorType(dt.float32, (longest - begin, batch, beams, vocabulary)) if n.wants(2) else None
+        return [TensorType(dt.int32, (batch, n.number(4), longest)), TensorType(dt.float32, (batch, n.number(4))), scores, None, TensorType(dt.float32, (batch,))]
+
+    def model(self, b: Builder, inputs: dict[str, Value | None], beams: Value) -> tuple[Gpt | EncoderDecoder, Value]:
+        self.refuse(b, inputs, ("attention_mask", "cross_qk_layer_head", "extra_decoding_ids"))
+        if b.attr("model_type") != WHISPER or b.attr("decoder_output_cross_qk"):
+            raise b.unsupported("a model_type of WhisperBeamSearch other than 2, or decoder_output_cross_qk")
+        given = inputs["decoder_input_ids"]
+        first = self.first_tokens(b, b.input(0)) if given is None else given
+        return EncoderDecoder(b, (b.input(0), first), (), beams, self.encoder(b), self.decoder(b), first), first
+
+    def decompose(self, b: Builder) -> list[Value | None]:
+        model, found = self.searched(b)
+        if not b.wants(4):
+            return found
+        token = int(b.attr("no_speech_token_id"))
+        if token < 0:
+            raise b.error(f"no_speech_token_id is {token}; a token was expected for output 'non_speech_probs'")
+        assert isinstance(model, EncoderDecoder) and model.logits is not None
+        chances = b.add("Softmax", last_logits(b, model.logits), axis=-1)
+        return [*found, None, b.add("Gather", chances, np.array(token, np.int64), axis=1)]
 
 
 class SingleSearch(Search):

@@ -112,7 +112,7 @@ class DiscourageRepeats(Op):
 
 @register
 class AdjustScores(Op):
-    """(scores [N, V], length, min_length?, vocab_mask? [V], first?, prefix_mask? [B, V], presence? [B, V], beam_scores? [N]) -> scores of what may come next.
+    """(scores [N, V], length, min_length?, vocab_mask? [V], first?, prefix_mask? [B, V], presence? [B, V], beam_scores? [N], temperature?) -> scores of what may come next.
 
     The lowest score goes to tokens that a mask forbids (the prefix mask only in the first step) and to the end before min_length; then all are divided by the
     temperature, those that are present lose `presence_penalty`, and the beams' own scores come on top.
@@ -133,6 +133,8 @@ class AdjustScores(Op):
                 rows = mask.shape[0] * (scores.shape[0] // mask.shape[0])
                 n.require(ex.equal(rows, scores.shape[0]), f"a mask of {mask.shape[0].text} rows was given for {scores.shape[0].text}")
         temperature, penalty = float(n.attr("temperature")), float(n.attr("presence_penalty"))
+        given = n.optional(8)
+        heat = None if given is None else given[(ex.const(0),) * given.rank]
 
         def row(mask: Tensor, r: Expr) -> Expr:
             return r // (scores.shape[0] // mask.shape[0])
@@ -150,6 +152,8 @@ class AdjustScores(Op):
                 found = ex.where(f, ex.const(LOWEST, dt.float32), found)
             if temperature != 1.0:
                 found = found / ex.const(temperature, dt.float32)
+            if heat is not None:
+                found = ex.where(heat > 0.0, found / heat, found)
             if presence is not None and penalty:
                 found = found - ex.cast(presence[row(presence, r), v], dt.float32) * ex.const(penalty, dt.float32)
             return found if own is None else found + own[r]
@@ -157,7 +161,7 @@ class AdjustScores(Op):
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 4)), np.array([3]), np.array([5]), np.array([1, 1, 0, 1], np.int32), np.array(True), np.array([[1, 0, 1, 1]], np.int32),
-                      np.array([[0, 0, 0, 1]], np.int32), real_sample((2,))), {"end": 0, "temperature": 0.5, "presence_penalty": 0.25})
+                      np.array([[0, 0, 0, 1]], np.int32), real_sample((2,)), np.array([0.7], np.float32)), {"end": 0, "temperature": 0.5, "presence_penalty": 0.25})
 
 
 # -------------------------------------------------------------------------------------------------------------------- beams
