@@ -159,7 +159,7 @@ def quantised_operator(g: Generator) -> None:
     kind = g.one((dt.uint8, dt.int8))
     a = codes(g, x, kind)
     op = g.one(("QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearConcat"))
-    result = [scale_for(g, x.top * 2), a[2]]
+    result = [scale_for(g, x.top * 2.13), a[2]]  # no simple multiple of the first scale: sums would lie halfway between codes
     if op in ("QLinearAdd", "QLinearMul"):
         y = g.add(op, *a, *codes(g, g.source(dt.float32, x.dims), kind), *result, domain=MICROSOFT)
     elif op in ("QLinearSigmoid", "QLinearLeakyRelu"):
