@@ -14,14 +14,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import sardonyx
 from sardonyx.compiler.exporter import export_model
+from sardonyx.compiler.importer import import_model
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir.graph import Graph, TensorType, Value
 from sardonyx.ir.infer import infer_graph
-from sardonyx.ir.interpret import run_node
+from sardonyx.ir.interpret import run_nests, run_node
 from sardonyx.ir.parse import parse_graph
 from sardonyx.ir.parse_expr import Line, _data
 from sardonyx.ir.text import graph_text, payload, quoted
+from sardonyx.runtime.build import build_graph
+from sardonyx.runtime.host import host_target
 
 Arrays = Mapping[str, np.ndarray]
 UNITS = 4  # in the last place: how far operands and results are moved
@@ -199,6 +202,27 @@ def judge(graph: Graph, feeds: Sequence[Arrays], levels: Sequence[int] = (3, 0),
                     if np.asarray(a).tobytes() != np.asarray(b).tobytes():
                         return Verdict(Failure("threads", f"output {k} differs between one and two threads"))
     return with_onnxruntime(graph, model, feeds, expected) if ort else Verdict(None)
+
+
+def judge_nests(graph: Graph, feeds: Sequence[Arrays], level: int = 3) -> Verdict:
+    """As `judge`, without compiling kernels: their text is made, but it is the fused nests that are run, by the interpreter. ONNX Runtime is compared all the same."""
+    model = export_model(graph).SerializeToString()
+    expected = [Expected(graph, f) for f in feeds]
+    found: list[list[object]] = []
+
+    def observe(stage: str, subject: object) -> None:
+        if stage == "layout" and not found:  # the first is the whole model's, bodies come later
+            found.extend(run_nests(subject, {r: np.asarray(f[r.name]) for r in subject.inputs}) for f in feeds)
+    try:
+        build_graph(import_model(model), host_target(), level, observe)
+    except Exception as e:  # any exception on a valid model is a failure
+        return Verdict(Failure("error", f"nests of level {level}: {type(e).__name__}: {e}"))
+    for results, want in zip(found, expected, strict=True):
+        for k, got in enumerate(results):
+            wrong = difference(np.asarray(got), want, k)
+            if wrong:
+                return Verdict(Failure("nests", f"output {k} ({graph.outputs[k].name}): {wrong}"))
+    return with_onnxruntime(graph, model, feeds, expected)
 
 
 def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expected: Sequence[Expected]) -> Verdict:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from graph_oracle import Arrays, Failure, Verdict, case_text, check, judge, shrink
+from graph_oracle import Arrays, Failure, Verdict, case_text, judge, judge_nests, shrink
 from hypothesis import strategies as st
 from random_models import Generator, Refused, generate
 from sardonyx.ir.graph import Graph
@@ -52,10 +52,14 @@ def examine(seed: int, options: argparse.Namespace) -> Outcome:
     except Refused as e:
         return Outcome(Failure("build", str(e)), operators_of(e.generator.graph))
     levels = (3, 0) if unoptimised else (3,)
-    verdict = judge(g.graph, g.feeds(), levels, seconds=options.seconds)
+    verdict = compared(g.graph, g.feeds(), levels, options)
     if verdict.failure and options.shrink:
         keep(g, seed, levels, verdict, options)
-    return Outcome(verdict.failure, operators_of(g.graph), time.process_time() - begin, unoptimised, verdict.with_peer)
+    return Outcome(verdict.failure, operators_of(g.graph), time.process_time() - begin, unoptimised and not options.nests, verdict.with_peer)
+
+
+def compared(graph: Graph, feeds: Sequence[Arrays], levels: tuple[int, ...], options: argparse.Namespace) -> Verdict:
+    return judge_nests(graph, feeds) if options.nests else judge(graph, feeds, levels, seconds=options.seconds)
 
 
 def operators_of(graph: Graph) -> tuple[str, ...]:
@@ -68,10 +72,10 @@ def keep(g: Generator, seed: int, levels: tuple[int, ...], verdict: Verdict, opt
     assert failure is not None
 
     def fails(graph: Graph, feeds: Sequence[Arrays]) -> bool:
-        again = check(graph, feeds, levels, seconds=options.seconds)
+        again = compared(graph, feeds, levels, options).failure
         return again is not None and again.kind == failure.kind and (failure.kind != "error" or again.text[:40] == failure.text[:40])
     small = shrink(g.graph, g.feeds(), fails)
-    again = check(*small, levels, seconds=options.seconds)
+    again = compared(*small, levels, options).failure
     options.shrink.mkdir(parents=True, exist_ok=True)
     (options.shrink / f"{failure.kind}_{seed}.txt").write_text(case_text(*small, f"{failure.kind}: {(again or failure).text}"))
 
@@ -140,6 +144,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=60, help="operators")
     parser.add_argument("--seconds", type=float, default=30.0, help="processor time that compiling and running may take")
     parser.add_argument("--unoptimised-every", type=int, default=1, help="run level 0 only for every so many models")
+    parser.add_argument("--nests", action="store_true", help="run the fused nests by the interpreter instead of compiling kernels: many times faster, and blind to kernels")
     parser.add_argument("--shrink", type=Path, help="folder for shrunk failures")
     options = parser.parse_args()
     os.environ.setdefault("SARDONYX_COMPILE_PROCESSES", "1")
