@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graph_oracle import Expected, case_text, check, difference, read_case
+from graph_oracle import Expected, case_text, check, difference, judge_nests, read_case
 from random_models import generate
 from sardonyx.compiler.exporter import export_model
 from sardonyx.ir.text import graph_text
@@ -20,6 +20,13 @@ def test_compiled_models_mean_what_their_graphs_mean(seed):
     g = generate(random.Random(seed))
     failure = check(g.graph, g.feeds(), levels=(3,))
     assert failure is None, failure
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_fused_nests_mean_what_their_graphs_mean(seed):
+    g = generate(random.Random(seed))
+    verdict = judge_nests(g.graph, g.feeds())
+    assert verdict.failure is None, verdict.failure
 
 
 @pytest.mark.parametrize("path", REGRESSIONS, ids=lambda p: p.stem)
