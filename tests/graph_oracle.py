@@ -74,7 +74,8 @@ def meaning(graph: Graph, feeds: Arrays, run: int = 0, peer: bool = False) -> di
         inputs = [read(v) for v in node.inputs]
         perturbed = run and node.op not in EXACT
         if perturbed:
-            inputs = [moved(x, run, rng) if is_float(x) and v in env and v.constant is None else x for v, x in zip(node.inputs, inputs, strict=True)]
+            scales = node.op.startswith("QLinear")  # constants, whose products round
+            inputs = [moved(x, run, rng) if is_float(x) and (scales or (v in env and v.constant is None)) else x for v, x in zip(node.inputs, inputs, strict=True)]
         results = run_node(node, inputs, env)
         if perturbed:
             least = FLOAT32 if peer and node.op in SINGLE else 0.0
