@@ -6,6 +6,9 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 
@@ -91,6 +94,27 @@ console.log(JSON.stringify({{ imports: WebAssembly.Module.imports(module).length
     assert close(np.array(found["again"]), probabilities[0])
     assert [text.split(";")[0] for text in found["failures"]] == ["input 'image' is missing", "dimension 2 of input 'image' is 7, 8 was expected", "input 'image' must be a Uint8Array",
                                                                   "input 'image' has rank 1, the model takes rank 3"]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_in_a_browser_page(tmp_path: Path) -> None:
+    build("wasm32", tmp_path / "digits.wasm")
+    for source in (str(LOADER), Path(__file__).parent.parent / "examples" / "deploy" / "digits.html"):
+        shutil.copy(source, tmp_path)
+    handler = partial(Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
+                   f"http://127.0.0.1:{server.server_port}/digits.html"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert '<pre id="answer">0 (100%)</pre>' in done.stdout
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
 
 
 def test_every_named_target_has_a_kind_of_library() -> None:
