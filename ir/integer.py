@@ -389,6 +389,9 @@ def _least_value(e: Expr) -> int | None:
     return least if least is not None else 0 if prove_nonnegative(e) else None
 
 
+MOST_CHOICES = 8  # minima, maxima and choices in an expression whose cases are gone through
+
+
 @lru_cache(maxsize=REMEMBERED)
 def prove_nonnegative(e: Expr) -> bool:
     """Whether e >= 0 is certain."""
@@ -404,7 +407,10 @@ def _by_cases(e: Expr) -> bool:
     """Whether e >= 0 follows from putting the operands of a min, max or where in its place.
 
     +max(a, b), -min(a, b): enough if it holds for one operand;   -max(a, b), +min(a, b), where(c, a, b): it must hold for both.
+    Cases double with each of them: more than MOST_CHOICES are left unproved.
     """
+    if sum(n.op in ("min", "max", "where") for n in ex.walk(e)) > MOST_CHOICES:
+        return False
     for mono, k in terms(e).items():
         for pos, atom in enumerate(mono):
             if atom.op not in ("min", "max", "where") or (atom.op == "where" and atom.axes):

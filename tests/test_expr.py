@@ -159,6 +159,12 @@ def test_axes_stay_within_extents_that_only_the_run_knows():
     assert not integer.prove_lt(rows // 5, count) and not integer.prove_lt(rows, count)
 
 
+def test_proofs_over_many_choices_end():
+    largest = [ex.maximum(ex.sym(f"A{k}"), ex.sym(f"B{k}")) for k in range(40)]
+    assert not integer.prove_nonnegative(ex.total(largest) - 1000)
+    assert integer.prove_nonnegative(largest[0] - ex.sym("B0")) and integer.prove_nonnegative(ex.total(largest) - 40)
+
+
 def test_constants_wrap_and_round():
     assert ex.const(300, dt.uint8).value == 44 and ex.const(200, dt.int8).value == -56 and ex.const(9, dt.int4).value == -7
     assert ex.const(0.1, dt.float16).value == float(np.float16(0.1))
