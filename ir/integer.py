@@ -140,8 +140,10 @@ def _compare(op: str, a: Expr, b: Expr) -> Expr | None:
 
 
 def divide_terms(t: Terms, d: Expr) -> tuple[Terms, Terms]:
-    """Split a polynomial into (quotient, rest) with t = quotient * d + rest, dividing term by term where d divides exactly."""
+    """Split a polynomial into (quotient, rest) with t = quotient * d + rest, dividing term by term where d divides exactly; the rest is all of t where d is 0."""
     dt_ = terms(d)
+    if not dt_:
+        return {}, dict(t)
     if len(dt_) != 1:
         return _divide_by_sum(t, dt_)
     (dm, dk), = dt_.items()
