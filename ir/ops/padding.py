@@ -37,7 +37,7 @@ class Pad(View):
             if d.is_const and d.value < 0:
                 raise n.error("padding leaves a dimension of negative size")
         if mode != "constant":
-            return n.map(shape, lambda *i: x[tuple(_fold_back(mode, k - a, d) if not _none(a, b) else k for k, a, b, d in zip(i, before, after, x.shape))])
+            return n.map(shape, lambda *i: x[tuple(_source(mode, k, a, b, d) for k, a, b, d in zip(i, before, after, x.shape))])
         fill, value = self._fill(n, x)
 
         def body(*i: Expr) -> Expr:
@@ -90,12 +90,21 @@ class Pad(View):
         yield Sample((x, int64(1, 0, 2, -1), np.float32(1.5)), name="constant")
         for mode in ("reflect", "edge", "wrap"):
             yield Sample((x, int64(2, 1, 1, 2)), {"mode": mode}, name=mode)
+            yield Sample((x, int64(0, -2, -1, 3)), {"mode": mode}, name=f"{mode}_of_what_is_left")
         yield Sample((x, int64(1, 2), None, int64(-1)), name="axes")
         yield Sample((x,), {"pads": (0, 1, 1, 0), "value": 2.0}, version=2, name="attributes")
 
 
 def _none(before: Expr, after: Expr) -> bool:
     return before.is_const and after.is_const and before.value == 0 and after.value == 0
+
+
+def _source(mode: str, i: Expr, before: Expr, after: Expr, size: Expr) -> Expr:
+    """The position that is read for position `i` of the result: removal comes first, what is left is continued."""
+    if _none(before, after):
+        return i
+    removed = ex.maximum(-before, 0)
+    return removed + _fold_back(mode, i - ex.maximum(before, 0), size - removed - ex.maximum(-after, 0))
 
 
 def _fold_back(mode: str, i: Expr, size: Expr) -> Expr:
