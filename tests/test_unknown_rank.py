@@ -105,6 +105,31 @@ def test_a_shape_whose_length_depends_on_data() -> None:
         s.run(None, {"x": x, "dims": np.array([5, 5, 1, 1]), "count": np.array([2])})
 
 
+def test_what_is_squeezed_where_no_axes_are_named_follows_from_the_shape() -> None:
+    text = "g (float[a, b, c] x) => (float[] y) { z = Squeeze(x) y = Exp(z) }"
+    s = session(text)
+    for shape in ((1, 3, 1), (2, 3, 1), (2, 3, 4), (1, 1, 1)):
+        x = np.ones(shape, np.float32)
+        got, = s.run(None, {"x": x})
+        want, = reference(text, {"x": x})
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want)
+
+
+@pytest.mark.parametrize("text", ["g (float[a, b] x, int64[p, q] i) => (float[] y) { y = GatherND(x, i) }",
+                                  "g (float[a, b] x, int64[p, q] i) => (float[] y) { u = GatherND(x, i) y = ScatterND(x, i, u) }"])
+def test_index_tuples_of_any_length(text: str) -> None:
+    s = session(text)
+    for i in ([[0, 1], [1, 2]], [[1], [0]]):
+        feeds = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "i": np.array(i)}
+        np.testing.assert_array_equal(s.run(None, feeds)[0], reference(text, feeds)[0])
+
+
+def test_nothing_may_be_wanted_of_a_size_that_only_the_run_knows() -> None:
+    text = "g (float[a, 3] x) => (float[p, q] y) { s = Constant<value_ints = [4, 0]>() y = Reshape<allowzero = 1>(x, s) }"
+    assert session(text).run(None, {"x": np.zeros((0, 3), np.float32)})[0].shape == (4, 0)
+
+
 WRONG = [
     ("g (float[n] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }", {"x": (24,), "s": [5, 5]}),
     ("g (float[n] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }", {"x": (24,), "s": [5, -1]}),

@@ -230,6 +230,10 @@ class PRelu(Op):
         def body(*i: Expr) -> Expr:
             v = wide(x[i])
             return ex.where(v < 0, v * wide(broadcast_load(slope, x.shape, i)), v)
+        if slope.rank > x.rank:  # more than the operator promises, as in ONNX Runtime
+            shape = n.broadcast(x, slope)
+            y = n.map(shape, lambda *i: broadcast_load(x, shape, i))
+            return n.map(shape, lambda *i: ex.where(wide(y[i]) < 0, wide(y[i]) * wide(broadcast_load(slope, shape, i)), wide(y[i])), x.dtype)
         return n.map(x.shape, body, x.dtype)
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:

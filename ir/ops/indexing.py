@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
+from ..errors import UnknownRankError
 from ..expr import Expr, Tensor
 from ..graph import Value
 from ..loops import Ref, Routine, load, store
@@ -138,7 +139,7 @@ def tuple_length(n: Lowering, at: Tensor) -> int:
     """The length of the index tuples that `at` holds."""
     depth = ex.integer.as_int(at.shape[-1]) if at.rank else None
     if depth is None:
-        raise n.unsupported("the last dimension of the indices is only known when running")
+        raise UnknownRankError("the last dimension of the indices is only known when running", n.label)
     return depth
 
 

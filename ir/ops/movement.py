@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
+from ..errors import UnknownRankError
 from ..expr import Expr, Tensor
 from ..graph import Value
 from ..loops import Ref
@@ -62,7 +63,7 @@ class Reshape(View):
                 rest = x.numel() // ex.maximum(known, 1)
                 dims = [ex.where(ex.equal(d, -1), rest, d) if d in unknown else d for d in dims]
         have, new = x.numel(), ex.product(dims)
-        if have is not new:
+        if have is not new and (have.is_const or not new.is_const or new.value):  # none may be wanted of a size that only the run knows
             n.require(ex.equal(have, new), f"{have.text} elements do not fit the shape {[d.text for d in dims]}")
         return dims
 
@@ -113,7 +114,7 @@ class Squeeze(View):
         x = n.input(0)
         axes = axis_list(n, 1, "axes", x.rank)
         if axes is None:
-            dims = [d for d in x.shape if not is_one(d)]
+            dims = self._longer_than_one(n, x)
         else:
             flags = axis_flags(n, axes, x.rank)
             for k, f in enumerate(flags):
@@ -121,6 +122,17 @@ class Squeeze(View):
                     raise n.error(f"dimension {k} is {x.shape[k].value}; only dimensions of size 1 can be squeezed")
             dims = settled(n, drop_dims(x.shape, flags, len(axes)))
         return reshaped(n, x, dims)
+
+    @staticmethod
+    def _longer_than_one(n: Lowering, x: Tensor) -> list[Expr]:
+        """The dimensions that are not 1; those that depend on elements must not be."""
+        for k, d in enumerate(x.shape):
+            if d.is_const or ex.integer.prove_le(ex.const(2), d):
+                continue
+            if not ex.loads((d,)):
+                raise UnknownRankError(f"no axes are named, and whether dimension {k} is 1 is only known when running", n.label)
+            n.require(ex.logical_not(ex.equal(d, 1)), f"no axes are named, and dimension {k}, whose size depends on data, is 1; name the axes to be squeezed")
+        return [d for d in x.shape if not is_one(d)]
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         return reshape_gradient(b, upstream)
