@@ -63,6 +63,28 @@ def test_searches_run_without_the_host_and_as_the_interpreter(op, rest, attribut
     assert np.array_equal(session.run(None, {"x0": prompts})[0], run_graph(import_model(written), {"x0": prompts})[0])
 
 
+@pytest.mark.parametrize("init", [False, True])
+def test_decoders_see_values_around_them(init: bool) -> None:
+    """A decoder (and the one of the first step) that reads an input of the model around it, on one thread and on two."""
+    def leaning() -> onnx.GraphProto:
+        graph = gpt(draw(2), WORDS)
+        graph.node[-1].output[0] = "plain"
+        graph.node.append(onnx.helper.make_node("Mul", ["plain", "lean"], ["logits"]))
+        return graph
+    attributes = {"decoder": leaning()} | ({"init_decoder": leaning()} if init else {})
+    written = onnx.load_from_string(model("BeamSearch", beams(3, 9), attributes, 2))
+    written.graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [WORDS]))
+    written.graph.node.insert(0, onnx.helper.make_node("Exp", ["x"], ["lean"]))
+    data, feeds = written.SerializeToString(), {"x0": draw(2).ints(0, WORDS, 2, 4, dtype=np.int32), "x": draw(3).real(WORDS)}
+    want = reference.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feeds)
+    for threads in (1, 2):
+        options = sardonyx.SessionOptions()
+        options.intra_op_num_threads = threads
+        got = sardonyx.InferenceSession(data, options).run(None, feeds)
+        assert np.array_equal(got[0], want[0])
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize(("count", "penalty", "early"), [(1, 1.0, 0), (2, 2.0, 1), (3, -1.0, 0), (4, 0.5, 1)])
 def test_many_prompts_as_onnx_runtime(count: int, penalty: float, early: int) -> None:
     """Prompts that end at different times. One at a time where ONNX Runtime would take the scores of another prompt for the end of one (early_stopping 0)."""
