@@ -21,7 +21,7 @@ REST = [o for o in all_ops() if family(o) not in TENSOR_FAMILIES + LAYER_FAMILIE
 OPS = [o for o in REST if list(o.samples())]
 # Maps, not on ONNX Runtime's CPU, or around graphs; values of control and sequences are no tensors.
 WITHOUT_SAMPLES = {"BeamSearch", "BiasAdd", "BiasSplitGelu", "CastMap", "DictVectorizer", "GreedySearch", "GroupNorm", "Sampling", "WhisperBeamSearch", "ZipMap"}
-SPARSE = {"SparseToDenseMatMul"}  # ONNX Runtime takes sparse tensors alone, which samples are not
+SPARSE = {"SparseAttention", "SparseToDenseMatMul"}  # ONNX Runtime takes sparse tensors alone, or caches in place, which samples are not
 HOST_OPS = ("SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceLength", "SplitToSequence", "ConcatFromSequence", "SequenceMap",
             "Optional", "OptionalGetElement", "OptionalHasElement", "StringConcat", "StringSplit", "StringNormalizer", "RegexFullMatch", "TfIdfVectorizer",
             "ArrayFeatureExtractor", "Binarizer", "LabelEncoder", "TreeEnsemble", "FlexAttention")
