@@ -53,7 +53,7 @@ def reads_b_in_place(p: Product, target: Target) -> bool:
 
 def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
     """Tile and cuts. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core."""
-    rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
+    rows, columns = (None if n is None else max(n, 1) for n in (integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))))
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
     tile = choose_tile(p, target, rows, columns, direct)
     size = p.b_dtype.itemsize_bytes * p.fold
@@ -77,7 +77,7 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
         chunk = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size) // (steps or 1024))
     elif not p.taps and not p.joined and panel_bytes > target.l2_bytes // LONG_SHARE and height > tile.rows:
         most = max(1, target.l2_bytes // CHUNK_SHARE // (tile.columns * size))
-        chunk = most if steps is None else -(-steps // -(-steps // most))
+        chunk = most if not steps else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
     return Blocking(tile, shifted, height, strip, chunk)
 

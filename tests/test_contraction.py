@@ -63,6 +63,13 @@ def test_product_sizes(m: int, n: int, k: int) -> None:
     close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)
 
 
+@pytest.mark.parametrize("m,n,k", [(0, 40, 5), (9, 0, 5), (9, 40, 0), (0, 1, 3), (1, 0, 3)])
+def test_products_of_nothing(m: int, n: int, k: int) -> None:
+    nest, a, b = product(m, n, k)
+    x, y = values(dt.float32, m, k), values(dt.float32, k, n)
+    close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)
+
+
 @pytest.mark.parametrize("left,right", list(itertools.product(("mk", "km"), ("kn", "nk"))))
 @pytest.mark.parametrize("constant", ["", "a", "b"])
 def test_transposed_operands(left: str, right: str, constant: str) -> None:
