@@ -286,7 +286,10 @@ class MultiHeadAttention(Op):
 # ------------------------------------------------------------------------------------------------------------ grouped heads
 @register
 class RotaryEmbedding(Op):
-    """Rotary position embedding; positions as a first position or one for each token. Source: com.microsoft RotaryEmbedding-1."""
+    """Rotary position embedding; positions as a first position or one for each token. Source: com.microsoft RotaryEmbedding-1.
+
+    As in ONNX Runtime, the attribute scale has no effect, and is_packed_batching only lets rows be longer than the tables, whose ends no position may pass.
+    """
 
     domain, name, versions = DOMAIN, "RotaryEmbedding", (1,)
     attributes = {"interleaved": 0, "num_heads": 0, "rotary_embedding_dim": 0}
