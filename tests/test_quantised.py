@@ -249,3 +249,10 @@ def test_functions_of_a_code_and_something_else_are_no_tables() -> None:
     optimise(graph, Options())
     assert len(lower_and_fuse(graph, Options()).program.nests) == 1
     check(proto, {"x": x})
+
+
+def test_a_small_negative_number_becomes_the_zero_without_sign() -> None:
+    x = np.array([-0.3, 0.3, -0.0, 0.0, -0.7], np.float32)
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["f"]), node("Div", ["one", "f"], ["y"])]
+    proto = model(nodes, {"x": x}, {"s": np.float32(1), "z": np.uint8(9), "one": np.float32(1)})
+    np.testing.assert_array_equal(sardonyx.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0], np.array([np.inf] * 4 + [-1], np.float32))  # type: ignore[attr-defined]

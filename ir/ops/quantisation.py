@@ -63,7 +63,8 @@ def recoded(e: Expr) -> Expr | None:
     if above is None or above.op != "where":
         return None
     zero = None if taken is None else taken.args[0]
-    return rounded if requantize(above.args[1], zero, narrow.dtype) is narrow else None
+    # a small negative number is rounded to -0, an integer has no such zero
+    return rounded + ex.const(0.0, dt.float32) if requantize(above.args[1], zero, narrow.dtype) is narrow else None
 
 
 def is_zero(n: Lowering, index: int) -> bool:
