@@ -36,7 +36,7 @@ Range ReduceMax ReduceMin Relu Reshape ReverseSequence Round Shape Sign Size Sli
 Xor""".split())
 FLOAT32 = 2.0**-24  # its unit roundoff
 CANCELLING = frozenset(("Gelu", "FastGelu", "BiasGelu"))  # x * (1 + f(x)) with f near -1: they round to a part of their operands
-SINGLE = frozenset(("Resize", "Shrink", "Gelu", "GroupNormalization"))  # ONNX Runtime computes in float32, doubles too
+SINGLE = frozenset(("Resize", "Shrink", "Gelu", "GroupNormalization", "HardSwish"))  # ONNX Runtime computes in float32, doubles too
 SATURATING = frozenset(("Sigmoid", "QuickGelu", "FusedConv", "FusedGemm", "LSTM", "GRU"))  # its approximation of the logistic function is good to a part of one, not of the result
 
 
