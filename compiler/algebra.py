@@ -218,13 +218,21 @@ class Branch(Match):
     body: Graph | None = None
 
 
+def _decided(condition: Value | None) -> bool | None:
+    """Whether a condition holds, as far as constants or inference tell."""
+    if condition is not None and condition.constant is None and condition.content is not None and len(condition.content) == 1 and condition.content[0].is_const:
+        return bool(condition.content[0].value)
+    found = scalar(condition)
+    return None if found is None else bool(found)
+
+
 class IfOfConstant(Rule):
     """If(c) -> the branch taken   if c is known"""
 
     name, anchors = "if-of-constant", ("If",)
 
     def check(self, node: Node) -> Match | Declined | None:
-        taken = scalar(node.inputs[0]) if node.inputs else None
+        taken = _decided(node.inputs[0]) if node.inputs else None
         body = node.attributes.get("then_branch" if taken else "else_branch")
         if taken is None or not isinstance(body, Graph):
             return None

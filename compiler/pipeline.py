@@ -66,12 +66,14 @@ def ignore(stage: str, subject: object) -> None:
 def optimise(graph: Graph, options: Options, observe: Observer = ignore) -> None:
     """Graph stages, in place: simplify, recognise, decompose."""
     from .recognise import recognise
-    from .simplify import simplify
+    from .simplify import simplify, take_decided_branches
 
     observe("import", graph)
     if options.level >= 1:
         simplify(graph, options)
         observe("simplify", graph)
+    else:
+        take_decided_branches(graph)
     if options.level >= 2:
         recognise(graph, options)
         observe("recognise", graph)

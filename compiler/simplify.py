@@ -12,7 +12,7 @@ from ..ir.expr import Expr
 from ..ir.graph import Attribute, Graph, JournalEntry, Node, TensorType, Type, Value
 from ..ir.infer import infer_graph
 from ..ir.interpret import run_node
-from .algebra import ALGEBRA
+from .algebra import ALGEBRA, IfOfConstant
 from .rewrite import all_graphs, apply_rules, forget, graphs_within, is_output, is_used, outermost, replace_uses
 from .scales import SCALES
 
@@ -48,6 +48,12 @@ def simplify(graph: Graph, options: "Options") -> None:
             break
     if any(_has_loads(v.type, v.content) for g in all_graphs(graph) for n in g.nodes for v in n.outputs if v is not None):
         infer_graph(graph)  # sizes may refer to tensors of nodes that are gone
+
+
+def take_decided_branches(graph: Graph) -> None:
+    """Put the taken branch in the place of every If whose condition is known: its results were typed by that branch alone, with sizes that lie inside it."""
+    while apply_rules(graph, (IfOfConstant(),), frozenset()):
+        infer_graph(graph)
 
 
 def _has_loads(type: Type | None, content: tuple[Expr, ...] | None) -> bool:

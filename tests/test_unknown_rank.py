@@ -202,3 +202,22 @@ def test_a_scan_that_cannot_be_typed_is_refused() -> None:
     s = session(text)
     with pytest.raises(NotImplemented, match="known rank"):
         s.run(None, {"s": np.ones(2, np.float32), "x": np.ones((3, 2), np.float32)})
+
+
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_a_size_inside_the_branch_that_is_known_to_be_taken(level: str) -> None:
+    """The result's length is an element that the branch computes; the branch is known from x's shape."""
+    model = parser.parse_model("""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[2, N] x) => (float[M] y) <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] minus = {-1}> {
+          sizes = Shape (x)
+          first = Slice (sizes, zero, one)
+          known = Equal (first, two)
+          y = If (known) <
+            then_branch = g1 () => (float[A] a) { s = ReduceSum <keepdims = 0> (x)  n = Cast <to = 7> (s)  k = Reshape (n, one)  a = ConstantOfShape (k) },
+            else_branch = g2 () => (float[K] b) { b = Reshape (x, minus) }>
+        }""")
+    options = sardonyx.SessionOptions()
+    options.graph_optimization_level = getattr(sardonyx.GraphOptimizationLevel, level)
+    session = sardonyx.InferenceSession(model, options)
+    for n in (3, 5):
+        assert session.run(None, {"x": np.ones((2, n), np.float32)})[0].tolist() == [0.0] * (2 * n)
