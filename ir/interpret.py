@@ -264,7 +264,10 @@ def _run_routine(nest: RoutineNest, arrays: Arrays, sizes: Mapping[str, int] | N
 
 def bind_routine(routine: Routine, constants: Mapping[str, object]) -> Callable[..., None]:
     """The routine's plain function with its constants and the accessors `load` and `store` among its globals."""
-    scope: dict[str, object] = {**routine.function.__globals__, "load": load_element, "store": store_element, **constants}
+    scope: dict[str, object] = {}
+    for f in (*routine.helpers, routine.function):  # helpers of another module bring the numbers of theirs
+        scope |= f.__globals__
+    scope |= {"load": load_element, "store": store_element, **constants}
     for f in routine.helpers:
         scope[f.__name__] = _rescoped(f, scope)
     return _rescoped(routine.function, scope)

@@ -138,7 +138,9 @@ def oracle(op: Op, s: Sample, opset: int | None = None) -> Sequence[object] | No
         import onnxruntime as ort
 
         ort.set_default_logger_severity(4)
-        return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # what it quantises by range it takes in as many parts as it has threads
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feeds)
     except ImportError:
         pass
     except Exception as e:  # ONNX Runtime's own exceptions derive from Exception alone

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -159,6 +160,26 @@ def add_products(total, at, between, state, first, apart, rows, weights, base, s
                     add_part(total, to + i * between, state, first + i * apart, weights, start, size, columns)
 
 
+def lstm_cell(d, gates, w, h, c, at, peep, size):
+    """One row's cell and hidden state at `at` after a step, from its four gates before their activations at `w`."""
+    p = 3 * size * d
+    for j in range(size):
+        before = c[at + j]
+        gate_i = gates[w + j]
+        gate_o = gates[w + size + j]
+        gate_f = gates[w + 2 * size + j]
+        if PEEPHOLES:
+            gate_i += peep[p + j] * before
+            gate_f += peep[p + 2 * size + j] * before
+        gate_i = activate_f(d, clipped(gate_i))
+        gate_f = 1 - gate_i if INPUT_FORGET else activate_f(d, clipped(gate_f))
+        after = gate_f * before + gate_i * activate_g(d, clipped(gates[w + 3 * size + j]))
+        if PEEPHOLES:
+            gate_o += peep[p + size + j] * after
+        c[at + j] = after
+        h[at + j] = activate_f(d, clipped(gate_o)) * activate_h(d, after)
+
+
 # ----------------------------------------------------------------------------------------------------------------- routines
 def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
     """Gates i, o, f, c: x holds the input products [direction, step, row, 4 * size], r the recurrent weights in panels."""
@@ -191,22 +212,7 @@ def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, siz
                 w = (d * batch + b) * width
                 if step < count:
                     t = count - 1 - step if REVERSE or d > 0 else step
-                    p = 3 * size * d
-                    for j in range(size):
-                        before = c[at + j]
-                        gate_i = work[w + j]
-                        gate_o = work[w + size + j]
-                        gate_f = work[w + 2 * size + j]
-                        if PEEPHOLES:
-                            gate_i += peep[p + j] * before
-                            gate_f += peep[p + 2 * size + j] * before
-                        gate_i = activate_f(d, clipped(gate_i))
-                        gate_f = 1 - gate_i if INPUT_FORGET else activate_f(d, clipped(gate_f))
-                        after = gate_f * before + gate_i * activate_g(d, clipped(work[w + 3 * size + j]))
-                        if PEEPHOLES:
-                            gate_o += peep[p + size + j] * after
-                        c[at + j] = after
-                        h[at + j] = activate_f(d, clipped(gate_o)) * activate_h(d, after)
+                    lstm_cell(d, work, w, h, c, at, peep, size)
                     if KEEP:
                         to = t * y_step + d * y_direction + b * y_row
                         for j in range(size):
@@ -321,7 +327,7 @@ def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direct
 
 SCALAR_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, activate_g, activate_h, clipped, add_panel, add_part, add_four, add_products)
 SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, add_panel, add_part, add_four, add_products)
-LSTM_ROUTINE = Routine("lstm", lstm, SCALAR_HELPERS)
+LSTM_ROUTINE = Routine("lstm", lstm, (*SCALAR_HELPERS, lstm_cell))
 GRU_ROUTINE = Routine("gru", gru, tuple(f for f in SCALAR_HELPERS if f is not activate_h))
 RNN_ROUTINE = Routine("rnn", rnn, SINGLE_HELPERS)
 
@@ -358,6 +364,14 @@ class Recurrent(Op):
     gates: int
     functions: tuple[str, ...]  # default activation of each slot f, g, h
     routine: Routine
+    whole_batch = False  # whether a unit of the routine has all rows
+
+    def hidden(self, n: Lowering) -> Expr:
+        return n.input(2).shape[2]
+
+    def recurrent_weight(self, n: Lowering, d: Expr, j: Expr, k: Expr) -> Expr:
+        """What column `j` of all gates takes of element `k` of the state."""
+        return n.input(2)[d, j, k]
 
     def layer(self, n: Lowering) -> Layer:
         x, w, r = n.input(0), n.input(1), n.input(2)
@@ -368,7 +382,7 @@ class Recurrent(Op):
             raise n.error(f"direction '{direction}' is unknown")
         first = bool(n.attr("layout", 0))
         steps, batch = (x.shape[1], x.shape[0]) if first else x.shape[:2]
-        return Layer(steps, batch, x.shape[2], r.shape[2], 2 if direction == "bidirectional" else 1, first, dt.compute_type(x.dtype))
+        return Layer(steps, batch, x.shape[2], self.hidden(n), 2 if direction == "bidirectional" else 1, first, dt.compute_type(x.dtype))
 
     def constants(self, n: Lowering, layer: Layer) -> dict[str, int | float | bool]:
         """Activations of each slot and direction, and the flags that all layers have.
@@ -443,12 +457,12 @@ class Recurrent(Op):
             work: shapes of working memory.
             flags: constants beyond those that all layers have.
         """
-        x, r = n.input(0), n.input(2)
+        x = n.input(0)
         panels = ex.ceildiv(layer.hidden, PANEL)
         weights = n.map((layer.directions, self.gates, panels, layer.hidden, PANEL),
-                        lambda d, g, p, k, j: r[d, g * layer.hidden + ex.minimum(p * PANEL + j, layer.hidden - 1), k], layer.kind)
+                        lambda d, g, p, k, j: self.recurrent_weight(n, d, g * layer.hidden + ex.minimum(p * PANEL + j, layer.hidden - 1), k), layer.kind)
         outputs = [(layer.kind, layer.sequence() if n.wants(0) else (1,)), *((layer.kind, layer.state()) for _ in range(states)), *((layer.kind, s) for s in work)]
-        blocks = ex.ceildiv(layer.batch, BLOCK)
+        blocks = ex.const(1) if self.whole_batch else ex.ceildiv(layer.batch, BLOCK)
         found = n.routine(self.routine, [inputs[0], weights, *inputs[1:]], outputs, [layer.steps, layer.batch, layer.hidden, *layer.strides(), blocks],
                           units=blocks * layer.directions, constants={**self.constants(n, layer), **flags})
         return [self.narrow(n, t, x.dtype) if n.wants(k) else None for k, t in enumerate(found[:1 + states])]
@@ -477,7 +491,8 @@ class Recurrent(Op):
 class LSTM(Recurrent):
     """Long short-term memory layer with peepholes, masks and two directions. Source: ONNX LSTM-22; Hochreiter and Schmidhuber 1997."""
 
-    name, versions = "LSTM", (1, 7, 14, 22)
+    name = "LSTM"
+    versions: ClassVar[tuple[int, ...]] = (1, 7, 14, 22)
     gates, functions, routine = 4, ("sigmoid", "tanh", "tanh"), LSTM_ROUTINE
 
     def lower(self, n: Lowering) -> list[Tensor | None]:
