@@ -46,3 +46,18 @@ def dynamic_quantize_lstm(r: Draw) -> Iterator[Case]:
         w, r_ = (coded_weights(r, directions, rows, 4 * hidden, kind, by_column) for rows in (features, hidden))
         inputs = [r.real(steps, batch, features), w[0], r_[0], *optional(r, k, directions, steps, batch, hidden), *w[1:], *r_[1:]]
         yield Case(inputs, layer(r, k, directions, hidden), outputs=3 if k % 4 else (True, False, True), constants=(1, 2, 8, 9, 10, 11) if k % 3 else ())
+
+
+@cases(MS, "AttnLSTM", ulps=64)
+def attention_lstm(r: Draw) -> Iterator[Case]:
+    # ONNX Runtime ends the process where a size is 0, and needs the first output. It takes no rows without steps.
+    for k in range(32):
+        directions, steps, batch, features, hidden = 1 + k % 3 // 2, r.size(1, 5), r.size(1, 4), r.size(1, 9), r.pick(1, 5, 8, 17)
+        memory_steps, memory_depth, depth, dense = r.size(1, 6), r.size(1, 6), r.size(1, 6), r.size(1, 6) if k % 2 else 0
+        rest = optional(r, k, directions, steps, batch, hidden)
+        if rest[1] is not None:
+            rest[1] = np.maximum(rest[1], 1)
+        inputs = [r.real(steps, batch, features), r.real(directions, 4 * hidden, features + (dense or memory_depth), scale=0.4), r.real(directions, 4 * hidden, hidden, scale=0.4), *rest,
+                  r.real(directions, hidden, depth), r.real(directions, memory_depth, depth), r.real(directions, depth), r.real(batch, memory_steps, memory_depth),
+                  r.ints(1, memory_steps + 1, batch, dtype=np.int32) if k % 4 > 1 else None, r.real(directions, hidden + memory_depth, dense, scale=0.4) if dense else None]
+        yield Case(inputs, layer(r, k, directions, hidden), outputs=(3, (True, False, True), 2)[k % 3], constants=(1, 2, 8, 9, 10) if k % 3 else ())
