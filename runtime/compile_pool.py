@@ -106,9 +106,10 @@ def compile_all(kernels: Sequence[KernelSource], target: Target, processes: int 
     distinct = list({k.key: k for k in kernels}.values())
     processes = min(processes or target.cores, len(distinct))
     report = progress or (lambda done, total, name: None)
-    if processes <= 1 or (len(distinct) <= FEW and not _has_idle()) or not sys.executable:
+    alone = target.arch.startswith("wasm")  # whose code generator changes a default of all others in its process
+    if not sys.executable or (not alone and (processes <= 1 or (len(distinct) <= FEW and not _has_idle()))):
         return _compile_here(distinct, target, report)
-    return _compile_apart(distinct, target, processes, report)
+    return _compile_apart(distinct, target, processes, report, alone)
 
 
 def _compile_here(kernels: Sequence[KernelSource], target: Target, report: Progress) -> dict[str, bytes]:
@@ -121,14 +122,14 @@ def _compile_here(kernels: Sequence[KernelSource], target: Target, report: Progr
     return made
 
 
-def _compile_apart(kernels: Sequence[KernelSource], target: Target, processes: int, report: Progress) -> dict[str, bytes]:
-    """Largest kernels first, each to the next free worker."""
+def _compile_apart(kernels: Sequence[KernelSource], target: Target, processes: int, report: Progress, alone: bool) -> dict[str, bytes]:
+    """Largest kernels first, each to the next free worker. `alone`: by workers that compile for nothing else, before or after."""
     waiting: queue.SimpleQueue[KernelSource] = queue.SimpleQueue()
     for k in sorted(kernels, key=lambda k: -len(k.text)):
         waiting.put(k)
     answers: queue.SimpleQueue[tuple[KernelSource, bytes | SardonyxError]] = queue.SimpleQueue()
     stopping = threading.Event()
-    workers = _take(processes)
+    workers = [_Worker() for _ in range(processes)] if alone else _take(processes)
 
     def serve(worker: _Worker) -> None:
         while not stopping.is_set():
@@ -162,9 +163,13 @@ def _compile_apart(kernels: Sequence[KernelSource], target: Target, processes: i
     finally:
         for t in threads:
             t.join()
-        with _LOCK:
-            _idle.extend(workers)
-            _drop_dead()
+        if alone:
+            for w in workers:
+                w.stop()
+        else:
+            with _LOCK:
+                _idle.extend(workers)
+                _drop_dead()
     return made
 
 
