@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..ir import dtypes as dt
 from ..ir import expr as ex
+from ..ir.errors import CompileError
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from .cases import Facts, outer_condition, segments, with_facts
@@ -126,8 +127,11 @@ class MapSchedule:
         for s in here:
             self.store(s, scope)
         stores = tuple(s for s in stores if s not in here)
-        if not inner or not stores:
+        if not stores:
             return
+        if not inner:
+            free = {a.text for s in stores for a in self.used(s)} - {a.text for a in bound}
+            raise CompileError(kernel_name(self.nest), "", f"a value depends on {', '.join(sorted(free))}, which no loop binds")
         if len(inner) > 1:
             early = tuple(s for s in stores if self.used(s) <= {*bound, inner[-1]})
             if early:

@@ -74,8 +74,8 @@ def fold(kind: str, values: Sequence[Expr]) -> Expr:
 
 
 def guards_of(value: Expr) -> list[Expr]:
-    """Conditions under which a value takes no padding."""
-    return [c for e in ex.walk(value) if e.op == "where" and e.args[2].is_const for c in conjuncts(e.args[0]) if c.op in ("lt", "le")]
+    """Conditions under which a value takes no padding. Those in indices choose no padding, and may be over axes that a reduction there binds."""
+    return [c for e in outside_of_loads(value) if e.op == "where" and e.args[2].is_const for c in conjuncts(e.args[0]) if c.op in ("lt", "le")]
 
 
 def without_guards(value: Expr) -> Expr:

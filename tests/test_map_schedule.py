@@ -441,3 +441,12 @@ def test_reductions_behind_a_condition_along_the_axis_that_is_bound() -> None:
     i, j, r = ex.axis(6), ex.axis(7), ex.axis(7, "r")
     value = ex.where(ex.equal(j, 3), ex.const(-1.0, dt.float32), x[rows[i], j] - ex.reduce("max", (r,), x[rows[i], r]))
     check(MapNest((i, j), (Store(y, (i, j), value),), ("row",)), arrays={rows: np.array([3, 0, 2, 2, 1, 0])})
+
+
+def test_a_window_whose_index_is_a_reduction() -> None:
+    """The condition inside the reduction that makes the index is none of the window's."""
+    x, ends, out = tensor("x", (8, 12)), tensor("ends", (4,), dt.int64), tensor("out", (10,))
+    i, r, q = ex.axis(10), ex.axis(3, "r"), ex.axis(4, "q")
+    row = ex.reduce("sum", (q,), ex.where(ends[q] <= i, ex.const(1), ex.const(0)))
+    padded = ex.where(ex.as_expr(0) <= i + r - 2, ex.load(x, (row, i + r), 0.0), ex.const(0.0, dt.float32))
+    check(MapNest((i,), (Store(out, (i,), ex.reduce("sum", (r,), padded)),)))
