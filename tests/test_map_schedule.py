@@ -445,8 +445,8 @@ def test_reductions_behind_a_condition_along_the_axis_that_is_bound() -> None:
 
 def test_a_window_whose_index_is_a_reduction() -> None:
     """The condition inside the reduction that makes the index is none of the window's."""
-    x, ends, out = tensor("x", (8, 12)), tensor("ends", (4,), dt.int64), tensor("out", (10,))
-    i, r, q = ex.axis(10), ex.axis(3, "r"), ex.axis(4, "q")
+    x, ends, out = tensor("x", (8, 12, 6)), tensor("ends", (4,), dt.int64), tensor("out", (10, 6))
+    i, c, r, q = ex.axis(10), ex.axis(6), ex.axis(3, "r"), ex.axis(4, "q")
     row = ex.reduce("sum", (q,), ex.where(ends[q] <= i, ex.const(1), ex.const(0)))
-    padded = ex.where(ex.as_expr(0) <= i + r - 2, ex.load(x, (row, i + r), 0.0), ex.const(0.0, dt.float32))
-    check(MapNest((i,), (Store(out, (i,), ex.reduce("sum", (r,), padded)),)))
+    padded = ex.where(ex.as_expr(0) <= i + r - 2, x[row, i + r, c], ex.const(0.0, dt.float32))
+    check(MapNest((i, c), (Store(out, (i, c), ex.reduce("sum", (r,), padded)),)))
