@@ -12,16 +12,17 @@ Layout, little endian:
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..ir.errors import SardonyxError
 
@@ -75,21 +76,36 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
             manifest = new
             break
         manifest = new
+    with whole_file(path) as f:
+        f.write(HEADER.pack(MAGIC, VERSION, 0, len(manifest), hashlib.sha256(manifest).digest()))
+        f.write(manifest)
+        for (_, start, *_), view in zip(table, views.values(), strict=True):
+            f.write(bytes(start - f.tell()))
+            f.write(view)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str], mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file that stands at `path` only once it is written: until then, and if writing fails, what was there stays.
+
+    Args:
+        mode: its permissions.
+
+    Raises:
+        OSError: no space or no permission; nothing is left behind.
+    """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as f:
-            f.write(HEADER.pack(MAGIC, VERSION, 0, len(manifest), hashlib.sha256(manifest).digest()))
-            f.write(manifest)
-            for (_, start, *_), view in zip(table, views.values(), strict=True):
-                f.write(bytes(start - f.tell()))
-                f.write(view)
+            yield f
             f.flush()
             os.fsync(f.fileno())
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+            os.unlink(temporary)
 
 
 class Container:

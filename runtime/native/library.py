@@ -11,6 +11,7 @@ from pathlib import Path
 from ...ir.errors import SardonyxError, TargetError
 from ...ir.plan import Plan
 from ...ir.target import Target
+from ..container import whole_file
 from ..frames import round_up
 from ..host import has_tiles
 from ..model import CompiledModel
@@ -127,13 +128,5 @@ def _link_options(made: Sources, name: str, path: Path, system: str, folder: Pat
 
 
 def _place(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
-        try:
-            f.write(data)
-            f.flush()
-            os.chmod(f.name, 0o644)
-            os.replace(f.name, path)
-        except BaseException:
-            os.unlink(f.name)
-            raise
+    with whole_file(path, 0o644) as f:
+        f.write(data)
