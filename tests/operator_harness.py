@@ -85,14 +85,23 @@ def failures(cases: Iterable[object]) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------- samples
-def sample_graph(op: Op, s: Sample, symbolic: Callable[[int, int, np.ndarray], bool] | None = None) -> tuple[Graph, dict[str, np.ndarray], dict[str, int]]:
-    """A one-node graph, its feeds, and the sizes of its symbols: those dimensions (input, dimension, array) that `symbolic` says."""
+def sample_graph(op: Op, s: Sample, symbolic: Callable[[int, int, np.ndarray], bool] | None = None,
+                 constant: Callable[[int, np.ndarray], bool] | None = None) -> tuple[Graph, dict[str, np.ndarray], dict[str, int]]:
+    """A one-node graph, its feeds, and the sizes of its symbols.
+
+    Args:
+        symbolic: which dimensions above 1 are symbols, by input, dimension and array.
+        constant: which inputs are constants of the graph, by input and array.
+    """
     graph, feeds, sizes, values = Graph("sample"), {}, {}, []
     for k, a in enumerate(s.inputs):
         if a is None:
             values.append(None)
             continue
         array = np.asarray(a)
+        if constant is not None and constant(k, array):
+            values.append(graph.constant(f"x{k}", array))
+            continue
         dims = []
         for m, d in enumerate(array.shape):
             if symbolic is not None and d > 1 and symbolic(k, m, array):

@@ -15,11 +15,11 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
-from operator_harness import TENSOR_FAMILIES, equal, failures, family, interpret_lowered  # noqa: E402
+from operator_harness import TENSOR_FAMILIES, equal, failures, family, interpret_lowered, sample_graph  # noqa: E402
 from sardonyx.ir import dtypes as dt  # noqa: E402
 from sardonyx.ir import expr as ex  # noqa: E402
 from sardonyx.ir import infer  # noqa: E402
-from sardonyx.ir.errors import ModelError, UnknownRankError  # noqa: E402, UnknownRankError
+from sardonyx.ir.errors import ModelError, UnknownRankError  # noqa: E402
 from sardonyx.ir.graph import Graph, TensorType  # noqa: E402
 from sardonyx.ir.interpret import run_graph  # noqa: E402
 from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
@@ -91,31 +91,12 @@ def test_official_cases_are_found() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- samples
-def sample_graph(op: Op, s: Sample, symbolic: bool = False) -> tuple[Graph, dict[str, np.ndarray], dict[str, int]]:
-    """A one-node graph, its feeds, and the sizes of its symbols (`symbolic`: one for every dimension above 1 of inputs that are no shapes or axes)."""
-    graph, feeds, sizes, values = Graph("sample"), {}, {}, []
-    for k, a in enumerate(s.inputs):
-        if a is None:
-            values.append(None)
-            continue
-        array = np.asarray(a)
-        if symbolic and array.dtype == np.int64 and array.ndim <= 1 and k:
-            values.append(graph.constant(f"x{k}", array))
-            continue
-        dims = []
-        for m, d in enumerate(array.shape):
-            tuples = op.name.endswith("ND") and k == 1 and m == array.ndim - 1
-            if symbolic and d > 1 and not tuples and not (array.dtype == np.int64 and array.ndim == 1):
-                sizes[f"d{k}_{m}"] = d
-                dims.append(ex.sym(f"d{k}_{m}"))
-            else:
-                dims.append(ex.const(d))
-        feeds[f"x{k}"] = array
-        values.append(graph.input(f"x{k}", TensorType(dt.of_numpy(array.dtype), tuple(dims))))
-    node = graph.add(op.name, values, dict(s.attributes), outputs=s.outputs, version=s.version or op.versions[-1], name="n")
-    infer.infer(node)
-    graph.outputs = list(node.outputs)
-    return graph, feeds, sizes
+def symbolic_graph(op: Op, s: Sample) -> tuple[Graph, dict[str, np.ndarray], dict[str, int]]:
+    """As `sample_graph`, with a symbol for every dimension above 1 of inputs that are no shapes or axes; those are constants."""
+    def is_size(k: int, m: int, array: np.ndarray) -> bool:
+        tuples = op.name.endswith("ND") and k == 1 and m == array.ndim - 1
+        return not tuples and not (array.dtype == np.int64 and array.ndim == 1)
+    return sample_graph(op, s, is_size, lambda k, array: k > 0 and array.dtype == np.int64 and array.ndim <= 1)
 
 
 def reference(op: Op, s: Sample) -> Sequence[object] | None:
@@ -155,7 +136,7 @@ def test_samples_with_symbolic_sizes(op: Op) -> None:
         graph, feeds, _ = sample_graph(op, s)
         want = run_graph(graph, feeds)
         try:
-            graph, feeds, sizes = sample_graph(op, s, symbolic=True)
+            graph, feeds, sizes = symbolic_graph(op, s)
         except UnknownRankError:  # that the sizes decide; sessions compile for shapes then
             continue
         for g, w in zip(interpret_lowered(graph, feeds, sizes), want, strict=True):
