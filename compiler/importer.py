@@ -188,8 +188,11 @@ class ModelImporter:
             if declared is None:
                 raise ModelError(f"input '{name}' of the model has no type")
             if name in self.input_shapes and isinstance(declared, TensorType):
-                declared = _with_sizes(declared, name, self.input_shapes[name])
+                declared = graph.declared[name] = _with_sizes(declared, name, self.input_shapes[name])
             self.scope.define(name, graph.input(name, declared))
+        unknown = sorted(set(self.input_shapes) - set(graph.declared))
+        if unknown:
+            raise ModelError(f"shapes were given for {', '.join(map(repr, unknown))}; the model's inputs are {', '.join(v.name for v in graph.inputs) or 'none'}")
         self.nodes.initializers(graph, self.scope, proto, self.raw)
         self._replace_initializers()
         self._overridable(both)
@@ -276,8 +279,14 @@ class ModelImporter:
 
 
 def _with_sizes(declared: TensorType, name: str, shape: tuple[int, ...]) -> TensorType:
-    """A declared type with sizes filled in; those of -1 stay as they are declared."""
-    known = declared.shape if declared.shape is not None and len(declared.shape) == len(shape) else tuple(sym(f"{UNKNOWN}{name}.{k}") for k in range(len(shape)))
+    """A declared type with sizes filled in; those of -1 stay as they are declared.
+
+    Raises:
+        ModelError: the type has another rank, or another size.
+    """
+    known = declared.shape if declared.shape is not None else tuple(sym(f"{UNKNOWN}{name}.{k}") for k in range(len(shape)))
+    if len(known) != len(shape) or any(d.is_const and size >= 0 and d.value != size for d, size in zip(known, shape)):
+        raise ModelError(f"input '{name}' is {declared}, which the shape {', '.join(map(str, shape)) or '()'} does not fit")
     return TensorType(declared.dtype, tuple(d if size < 0 else const(size) for d, size in zip(known, shape, strict=True)))
 
 

@@ -24,6 +24,8 @@ from .providers import CPU, check_providers
 from .threads import default_threads
 from .values import IOBinding, OrtValue
 
+MOST_VARIANTS = 16  # that a session keeps; one that comes again later is found in the disk cache
+
 
 class ShapeWarning(UserWarning):
     """A model has to be compiled for each combination of input shapes."""
@@ -79,7 +81,7 @@ class InferenceSession:
         self._disabled = frozenset(cast("Collection[str]", kwargs.get("disabled_optimizers") or ()))
         self._threads = self._options.intra_op_num_threads or knobs.THREADS.read_int() or default_threads()
         self._registered = registrations.current()  # variants made later know the same custom operators
-        self._variants: dict[object, InferenceSession] = {}
+        self._variants: dict[object, InferenceSession] = {}  # the most recently used one last
         self._undecided: set[object] = set()  # ranks of inputs that are not enough to compile for
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -163,14 +165,16 @@ class InferenceSession:
         return self._variant(shapes, dataclasses.replace(self._by_shape, input_shapes=shapes))._execute(arrays, outputs)
 
     def _variant(self, key: object, options: CompileOptions) -> "InferenceSession":
-        """This session compiled with other options, made once."""
+        """This session compiled with other options; the most recently used ones are kept."""
         with self._lock:
-            found = self._variants.get(key)
+            found = self._variants.pop(key, None)
             if found is None:
                 found = object.__new__(InferenceSession)
                 found.__dict__.update(self.__dict__, _variants={}, _undecided=set(), _lock=threading.Lock())
                 found._start(options)
-                self._variants[key] = found
+            self._variants[key] = found
+            while len(self._variants) > MOST_VARIANTS:
+                del self._variants[next(iter(self._variants))]
         return found
 
     # ---- what the model is

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sardonyx
 from onnx import parser
+from sardonyx.ir.errors import SardonyxError
+from sardonyx.runtime.commands.packaging import CompileRequest, compile_model
 from sardonyx.runtime.exceptions import InvalidArgument, NotImplemented
 from sardonyx.runtime.session import ShapeWarning
 
@@ -215,3 +218,56 @@ def test_a_size_inside_the_branch_that_is_known_to_be_taken(level: str) -> None:
     session = sardonyx.InferenceSession(model, options)
     for n in (3, 5):
         assert session.run(None, {"x": np.ones((2, n), np.float32)})[0].tolist() == [0.0] * (2 * n)
+
+
+# ------------------------------------------------------------------------------------------------------ variants and packages
+SQUEEZED = "g (float[a, b, 3] x) => (float[] y) { z = Squeeze(x) y = Exp(z) }"
+
+
+def test_the_variants_kept_are_those_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sardonyx.runtime.session.MOST_VARIANTS", 2)
+    s = session(SQUEEZED)
+
+    def run(a: int, b: int) -> None:
+        x = np.arange(a * b * 3, dtype=np.float32).reshape(a, b, 3) / 9
+        np.testing.assert_allclose(s.run(None, {"x": x})[0], np.exp(x.squeeze()), rtol=1e-6)
+    for shape in ((1, 2), (2, 1), (1, 2), (2, 2), (2, 1)):
+        run(*shape)
+    assert [dict(key)["x"][:2] for key in s._variants] == [(2, 2), (2, 1)]
+
+
+def compiled(text: str, folder: Path, ending: str, shapes: dict[str, tuple[int, ...]]) -> Path:
+    source = folder / "model.onnx"
+    source.write_bytes(parser.parse_model(HEAD + text).SerializeToString())
+    compile_model(CompileRequest(str(source), str(folder / f"model{ending}"), shapes=shapes))
+    return folder / f"model{ending}"
+
+
+def test_a_package_for_the_shapes_that_decide_a_rank(tmp_path: Path) -> None:
+    s = sardonyx.InferenceSession(str(compiled(SQUEEZED, tmp_path, ".sdx", {"x": (1, 2, 3)})))
+    assert s.get_inputs()[0].shape == [1, 2, 3]
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    got, = s.run(None, {"x": x})
+    assert got.shape == (2, 3)
+    np.testing.assert_allclose(got, np.exp(x[0]), rtol=1e-6)
+    with pytest.raises(InvalidArgument, match="index: 1 Got: 4 Expected: 2"):
+        s.run(None, {"x": np.ones((1, 4, 3), np.float32)})
+
+
+REFUSED = {
+    "the shapes might decide": (SQUEEZED, {}, r"node 'z' \(Squeeze\).*--shape INPUT=D,D,\.\.\.; open so far: x$"),
+    "one shape is left": (BRANCHES, {"x": (2, 3)}, r"node 'y' .*open so far: b$"),
+    "data decides": (SHAPES, {"x": (6,)}, r"node 'y' \(Reshape\).*What the inputs hold decides"),
+    "no such input": (SQUEEZED, {"z": (1, 2, 3)}, "shapes were given for 'z'; the model's inputs are x"),
+    "another rank": (SQUEEZED, {"x": (1, 2)}, "input 'x' is .*which the shape 1, 2 does not fit"),
+    "another size": (SQUEEZED, {"x": (1, 2, 4)}, "input 'x' is .*which the shape 1, 2, 4 does not fit"),
+}
+
+
+@pytest.mark.parametrize("ending", [".sdx", ".so"])
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_packaged_is_refused(what: str, ending: str, tmp_path: Path) -> None:
+    text, shapes, message = REFUSED[what]
+    with pytest.raises(SardonyxError, match=message):
+        compiled(text, tmp_path, ending, shapes)
+    assert not (tmp_path / f"model{ending}").exists()

@@ -116,7 +116,7 @@ def session_for(session: InferenceSession, feeds: Mapping[str, object]) -> Infer
     if "by_shape" not in session._model.report:
         return session
     session.run(None, feeds)
-    return next(iter(session._variants.values()))
+    return next(reversed(session._variants.values()))
 
 
 def check_dims(session: InferenceSession, dims: Mapping[str, int]) -> None:

@@ -15,7 +15,7 @@ from ...ir.plan_numbers import fixed_shapes, numbers
 from ...ir.target import Target, parse
 from ..exceptions import translated
 from ..host import host_target, without_tiles
-from ..model import CompiledModel, CompileOptions, obtain
+from ..model import CompiledModel, CompileOptions, declared_ports, obtain
 from ..native.library import SUFFIXES, is_library, workspace_bytes, write_library
 from ..package import save_package
 from .common import bytes_text
@@ -86,10 +86,19 @@ def _compiled(request: CompileRequest, machine: Target, dump: str | None) -> Com
         try:
             found = obtain(request.model, options, machine, observe=_printer(dump) if dump in STAGES else None)
         except UnknownRankError as e:
-            raise UnsupportedError(f"{e}. It depends on the inputs' shapes: name one with --shape INPUT=D,D,...") from e
+            raise UnsupportedError(f"{e}. {_rank_hint(request)}") from e
     if found.origin == "package":
         raise SardonyxError(f"{request.model} is a package already")
     return found
+
+
+def _rank_hint(request: CompileRequest) -> str:
+    """What can be done about a rank that is not known when compiling."""
+    inputs, _ = declared_ports(request.model)
+    left = [p.name for p in inputs if p.type.startswith("tensor(") and p.name not in request.shapes and (p.shape is None or not all(isinstance(d, int) for d in p.shape))]
+    if left:
+        return f"If the shapes of the inputs decide, name them with --shape INPUT=D,D,...; open so far: {', '.join(left)}"
+    return "What the inputs hold decides, so the model can be run by a session of the .onnx file alone, which compiles the rest when it is known"
 
 
 def _printer(stage: str | None):
