@@ -1,7 +1,8 @@
-"""Native libraries for other machines, made by the compiler of package ziglang: the same numbers under an emulator, and in Node.js."""
+"""Native libraries for other machines, made by the compiler of package ziglang: the same numbers under an emulator, under Wine, and in Node.js."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -19,7 +20,7 @@ from sardonyx.ir.target import NAMED, parse
 from sardonyx.runtime.host import host_target, without_tiles
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.library import Library, write_library
-from test_native import SOURCE, read_tensors, write_tensors
+from test_native import MODELS, SOURCE, read_tensors, serialised, write_tensors
 
 HOST = without_tiles(host_target())
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
@@ -125,8 +126,8 @@ def test_every_named_target_has_a_kind_of_library() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ files of other systems
-def pe_exports(data: bytes) -> set[str]:
-    """Names that a 64-bit Windows library exports (Microsoft's PE format)."""
+def pe_exports(data: bytes) -> tuple[str, set[str]]:
+    """The name of a 64-bit Windows library, and the names that it exports (Microsoft's PE format)."""
     at = struct.unpack_from("<I", data, 60)[0]
     sections, optional = struct.unpack_from("<H", data, at + 6)[0], struct.unpack_from("<H", data, at + 20)[0]
     table = [struct.unpack_from("<8sIIII", data, at + 24 + optional + 40 * k) for k in range(sections)]
@@ -135,8 +136,10 @@ def pe_exports(data: bytes) -> set[str]:
         return next(address - start + offset for _, size, start, raw, offset in table if start <= address < start + max(size, raw))
     directory = place(struct.unpack_from("<I", data, at + 24 + 112)[0])
     count, names = struct.unpack_from("<I", data, directory + 24)[0], place(struct.unpack_from("<I", data, directory + 32)[0])
-    starts = [place(a) for a in struct.unpack_from(f"<{count}I", data, names)]
-    return {data[s:data.index(b"\0", s)].decode() for s in starts}
+
+    def text(start: int) -> str:
+        return data[start:data.index(b"\0", start)].decode()
+    return text(place(struct.unpack_from("<I", data, directory + 12)[0])), {text(place(a)) for a in struct.unpack_from(f"<{count}I", data, names)}
 
 
 def macho_symbols(data: bytes) -> tuple[set[str], set[str], set[str]]:
@@ -160,9 +163,40 @@ def macho_symbols(data: bytes) -> tuple[set[str], set[str], set[str]]:
 
 def test_a_windows_library_exports_its_interface(tmp_path: Path) -> None:
     made = build("windows-x86-64", tmp_path / "digits.dll")
-    exported = pe_exports(made.path.read_bytes())
+    name, exported = pe_exports(made.path.read_bytes())
+    assert name == "digits.dll"  # what programs that were linked with it look for
     assert {"digits_open", "digits_run", "digits_close", "digits_error"} <= exported
     assert all(e.startswith("digits_") for e in exported)
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of Wine with settings of its own."""
+    if shutil.which("wine") is None:
+        pytest.skip("wine is not installed (Debian's wine and wine64)")
+    return {**os.environ, "WINEPREFIX": str(tmp_path_factory.mktemp("wine") / "settings"), "WINEDEBUG": "-all"}
+
+
+@pytest.mark.parametrize("name", ["digits", "loop"])
+def test_a_windows_library_under_wine(name: str, wine: dict[str, str], tmp_path: Path) -> None:
+    """A program that was linked with the library finds it beside itself and gets the session's results, threads asked for or not."""
+    source, feeds = (DIGITS, {"image": images()}) if name == "digits" else (serialised(name), MODELS[name][1](13))
+    machine = parse("windows-x86-64", HOST)
+    made = write_library(obtain(source, CompileOptions(), machine), tmp_path / f"{name}.dll", machine, HOST)
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-windows-gnu", "-O1", "-s", f"-DMODEL={name}", f'-DHEADER="{name}.h"', f"-I{tmp_path}", str(SOURCE),
+               str(made.path), "-o", str(tmp_path / "program.exe")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    session = sardonyx.InferenceSession(source)
+    codes = {np.dtype(np.uint8): 2, np.dtype(np.float32): 1, np.dtype(np.int64): 7}
+    write_tensors(tmp_path / "in", [(codes[feeds[p.name].dtype], feeds[p.name]) for p in session.get_inputs()])
+    for threads in ("1", "4"):
+        done = subprocess.run(["wine", "program.exe", "in", "out", threads, "2"], cwd=tmp_path, env=wine, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        for (shape, data), wanted in zip(read_tensors(tmp_path / "out"), session.run(None, feeds), strict=True):
+            assert shape == wanted.shape
+            assert close(np.frombuffer(data, wanted.dtype).reshape(shape), wanted)
+        (tmp_path / "out").unlink()
 
 
 def test_a_macos_library_is_complete(tmp_path: Path) -> None:

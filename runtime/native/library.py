@@ -105,7 +105,8 @@ def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: s
     for symbol in made.symbols:
         objects.append(folder / f"{symbol}.o")
         objects[-1].write_bytes(model.objects[symbol])
-    out = folder / f"out{path.suffix}"
+    out = folder / "out" / path.name  # a Windows library holds the name it is written under
+    out.parent.mkdir()
     if path.suffix == ".a":
         compiler.archive(objects, out, folder)
     else:
