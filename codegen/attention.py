@@ -196,7 +196,7 @@ def choose_tile(target: Target, rows: int | None, columns: int | None, direct: b
 
     def cycles(s: TileShape) -> float:
         step = (max(s.rows * s.vectors, s.vectors + s.rows / 2) + 0.7) * (1 + 0.025 * max(0, s.rows - ADDRESS_REGISTERS))
-        return (1 / s.rows if rows is None else -(-rows // s.rows)) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
+        return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     return min(usable, key=cycles)
 
 

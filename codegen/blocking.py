@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir import integer
+from ..ir.expr import Expr
 from ..ir.target import Target
 from .contraction import ONE, ZERO, Product, extent_product
 from .tile_shapes import MATRIX_SHAPES, TileShape, channel_shapes, tile_shapes
@@ -40,6 +41,12 @@ class Blocking:
     chunk: int | None
 
 
+def row_count(rows: Expr) -> int | None:
+    """How many rows a kernel is cut for: as many as there are, or as certainly come together, as an image's in a batch of any size; None where neither is known."""
+    count = integer.certain_factor(rows)
+    return max(count, 1) if rows.is_const or count > MODERATE else None
+
+
 def reads_b_in_place(p: Product, target: Target) -> bool:
     """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, rows that do not all fall on the same cache lines."""
     if p.b_offset is None or p.form is not None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
@@ -53,7 +60,8 @@ def reads_b_in_place(p: Product, target: Target) -> bool:
 
 def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
     """Tile and cuts. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core."""
-    rows, columns = (None if n is None else max(n, 1) for n in (integer.as_int(extent_product(p.rows)), integer.as_int(extent_product(p.columns))))
+    rows, columns = row_count(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
+    columns = None if columns is None else max(columns, 1)
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
     tile = choose_tile(p, target, rows, columns, direct)
     size = p.b_dtype.itemsize_bytes * p.fold
@@ -97,8 +105,7 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         step *= 1 + 0.025 * max(0, s.rows - ADDRESS_REGISTERS)
         if crowded and s.rows > L1_WAYS:
             step *= 1.3
-        count = (1024 if rows is None else -(-rows // s.rows)) * (1024 if columns is None else -(-columns // s.columns))
-        return count * step * (1 if rows is not None and columns is not None else 1 / ((s.rows if rows is None else 1) * (s.columns if columns is None else 1)))
+        return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     tall = MODERATE if rows is None and not p.taps else 1 << 20
     fitting = [s for s in tile_shapes(target, p.dtype) if FEW < s.rows <= tall or (rows is not None and rows <= FEW)]
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]

@@ -17,7 +17,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import MapNest
 from ..ir.target import Target
-from .blocking import Blocking, choose_blocking, reads_b_in_place
+from .blocking import Blocking, choose_blocking, reads_b_in_place, row_count
 from .contraction import ONE, ZERO, Layouts, Product, extent_product, pack_b, packed_tensor
 from .contraction_text import ContractionText, kernel_source, unravel
 from .dots import pack_dots, packed_dots
@@ -104,7 +104,7 @@ class ProductText(ContractionText):
     @property
     def by_row(self) -> bool:
         """Whether a block of few rows is computed row by row: where only the run knows how many there are."""
-        return integer.as_int(self.rows) is None and not self.p.taps and not self.p.guards
+        return row_count(self.rows) is None and not self.p.taps and not self.p.guards
 
     # ---- the kernel
     def call(self) -> KernelCall:

@@ -25,6 +25,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
+from .blocking import row_count
 from .contraction import ONE, Layouts, Product, extent_product, flat_offset, is_constant
 from .contraction_text import ContractionText, kernel_source, unravel
 from .scalar import Scope
@@ -127,7 +128,7 @@ def schedule(w: Windows, layouts: Layouts, target: Target) -> list[MapNest | Ker
 def choose_blocking(w: Windows, target: Target) -> tuple[TileShape, int, int]:
     """Tile, squares of a unit, panels of a unit."""
     p = w.p
-    channels, columns, squares = integer.as_int(p.inner.extent), integer.as_int(extent_product(p.columns)), integer.as_int(w.count)
+    channels, columns, squares = integer.as_int(p.inner.extent), integer.as_int(extent_product(p.columns)), row_count(w.count)
 
     def cycles(s: TileShape) -> float:
         wasted = 1.0 if squares is None else -(-squares // s.rows) * s.rows / squares

@@ -336,6 +336,8 @@ def where(c: ExprLike, a: ExprLike, b: ExprLike) -> Expr:
         raise TypeError(f"where: branches of {a.dtype} and {b.dtype}")
     if c.is_const:
         return a if c.value else b
+    if c.op == "eq" and a.dtype is dt.int64 and a is not b:
+        a = integer.where_equal(c.args[0], c.args[1], a, b)
     return a if a is b else make("where", (c, a, b), a.dtype)
 
 

@@ -5,6 +5,7 @@ Simplification assumes what loops guarantee: 0 <= axis < extent, and size >= its
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -137,6 +138,19 @@ def _compare(op: str, a: Expr, b: Expr) -> Expr | None:
     elif prove_lt(a, b) or prove_lt(b, a):
         return const(op == "ne", dt.boolean)
     return None
+
+
+def where_equal(x: Expr, y: Expr, a: Expr, b: Expr) -> Expr:
+    """What `where(x == y, a, b)` chooses if the two are equal, with the size that they tell put in; `b` itself where that is no different.
+
+    where(n == 1, min(n, 512), n) -> n
+    """
+    size, value = (x, y) if x.op == "sym" else (y, x)
+    if size.op != "sym" or not value.is_const:
+        return a
+    known = {size: value}
+    chosen, other = ex.substitute([a, b], known)
+    return b if chosen is other else chosen
 
 
 def divide_terms(t: Terms, d: Expr) -> tuple[Terms, Terms]:
@@ -479,6 +493,11 @@ def affine(e: Expr, axes: tuple[Expr, ...]) -> tuple[tuple[Expr, ...], Expr] | N
         out.append(split[0])
         e = split[1]
     return tuple(out), e
+
+
+def certain_factor(e: Expr) -> int:
+    """The largest number that divides an expression for certain: the common factor of its terms."""
+    return math.gcd(*terms(e).values())
 
 
 def as_int(e: Expr) -> int | None:

@@ -283,6 +283,25 @@ def test_kernels_are_shared_between_sizes() -> None:
     assert len(keys) == 1
 
 
+def test_images_of_a_batch_of_any_size_are_cut_like_one_image() -> None:
+    """The kernel is the one of a known batch, and its results are right for every batch."""
+    def pointwise(batch: int | Expr) -> tuple[ContractionNest, Tensor, Tensor]:
+        image, at, channel, k = ex.axis(batch, "b"), ex.axis(49, "p"), ex.axis(40, "n"), ex.axis(24, "k")
+        a, b, c = sized("a", dt.float32, batch, 49, 24), sized("b", dt.float32, 24, 40), sized("c", dt.float32, batch, 49, 40)
+        return ContractionNest((), (image, at), (channel,), (k,), a[image, at, k], b[k, channel], dt.float32, (Store(c, (image, at, channel), ex.acc(dt.float32)),)), a, b
+    keys = set()
+    for batch in (0, 1, 3):
+        x, y = values(dt.float32, batch, 49, 24), values(dt.float32, 24, 40)
+        nest, a, b = pointwise(ex.sym("B"))
+        s = Scheduled(nest, {a: x, b: y}, sizes={"B": batch})
+        s.run()
+        close(s.get(nest.outputs[0]), x @ y)
+        keys.add(s.ready[-1][0].kernel.key)
+    nest, a, b = pointwise(1)
+    keys.add(Scheduled(nest, {a: values(dt.float32, 1, 49, 24), b: y}).ready[-1][0].kernel.key)
+    assert len(keys) == 1
+
+
 @pytest.mark.parametrize("least", [0, 1])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_sums_of_nothing_are_zero_where_only_the_run_knows_their_length(batch: int, least: int) -> None:

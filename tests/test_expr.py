@@ -74,6 +74,15 @@ def test_simplified_expressions_keep_their_value(both):
     assert values_of(both.expr) == both.values, both.expr.text
 
 
+def test_a_choice_by_a_size_knows_the_size():
+    """where(n == c, a, b): `a` is taken for n = c alone, and a choice without a difference is none. So sizes that are broadcast against each other stay plain."""
+    n = ex.sym("n")
+    assert ex.where(ex.equal(n, 1), ex.minimum(n, 512), n) is n
+    assert ex.where(ex.equal(3, n), n * 2, n + 3) is n + 3
+    assert ex.where(ex.equal(n, 4), n * I, 0) is ex.where(ex.equal(n, 4), 4 * I, 0)
+    assert ex.where(ex.equal(n, 1), ex.minimum(n, 0), n) is not n
+
+
 @settings(max_examples=150, deadline=None)
 @given(expressions)
 def test_bounds_hold(both):
