@@ -37,6 +37,11 @@ class Target:
         return self.triple.split("-")[0]
 
     @property
+    def system(self) -> str:
+        """`linux`, `android`, `windows`, `macos`, `wasm`, or `unknown`."""
+        return system_of(self.triple)
+
+    @property
     def key(self) -> str:
         """What object code depends on: everything but sizes of caches and number of cores."""
         return f"{self.triple}|{self.cpu}|{self.features}"
@@ -44,6 +49,14 @@ class Target:
     def lanes(self, itemsize_bytes: int) -> int:
         """Elements of `itemsize_bytes` in one vector register."""
         return max(1, self.vector_bytes // itemsize_bytes)
+
+
+_SYSTEMS = (("wasm", "wasm"), ("windows", "windows"), ("macos", "macos"), ("darwin", "macos"), ("android", "android"), ("linux", "linux"))
+
+
+def system_of(triple: str) -> str:
+    """The operating system that an LLVM triple names: `linux`, `android`, `windows`, `macos`, `wasm`, or `unknown`."""
+    return next((name for key, name in _SYSTEMS if key in triple), "unknown")
 
 
 _LINUX = "unknown-linux-gnu"
@@ -56,6 +69,8 @@ NAMED: dict[str, Target] = {
     "riscv64": Target(f"riscv64-{_LINUX}", "generic-rv64", "+m,+a,+f,+d,+c,+v", "rvv", 16, 32),
     "windows-x86-64": Target("x86_64-pc-windows-gnu", "x86-64-v3", "", "avx2", 32, 16),
     "macos-arm64": Target("arm64-apple-macosx11.0.0", "apple-m1", "", "neon", 16, 32),
+    "android-aarch64": Target("aarch64-unknown-linux-android21", "generic", "+neon,+fp-armv8", "neon", 16, 32),
+    "android-x86-64": Target("x86_64-unknown-linux-android21", "x86-64-v2", "", "sse2", 16, 16),
     "wasm32": Target("wasm32-unknown-wasi", "generic", "+simd128", "simd128", 16, 16),
 }
 ABOUT = {
@@ -68,6 +83,8 @@ ABOUT = {
     "riscv64": "Linux on 64-bit RISC-V with vectors",
     "windows-x86-64": "Windows on 64-bit processors with AVX2",
     "macos-arm64": "macOS on Apple silicon",
+    "android-aarch64": "Android 5 and later on 64-bit ARM",
+    "android-x86-64": "Android 5 and later on 64-bit Intel and AMD processors (emulators, Chromebooks)",
     "wasm32": "WebAssembly with SIMD, for browsers and Node.js",
 }
 

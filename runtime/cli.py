@@ -16,7 +16,7 @@ def list_targets(context: click.Context, option: click.Parameter, value: str | N
         from ..ir.target import ABOUT
 
         for name, text in ABOUT.items():
-            click.echo(f"{name:15s} {text}")
+            click.echo(f"{name:16s} {text}")
         context.exit()
     return value
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..ir.errors import TargetError
-from ..ir.target import Target
+from ..ir.target import Target, system_of
 from .container import Container, ContainerError, chunk_digest, write
 from .model import CompiledModel
 from .plan_data import plan_from_data, plan_to_data
@@ -137,7 +137,7 @@ def _best(variants: Sequence[tuple[int, Any]], target: Target, source: object) -
 
 def _obstacles(key: str, target: Target) -> Iterator[str]:
     triple = key.split("|", maxsplit=1)[0]
-    if triple.split("-")[0] != target.triple.split("-")[0]:
+    if triple.split("-")[0] != target.arch or system_of(triple) != target.system:
         yield f"compiled for {triple}, this machine is {target.triple}"
     else:
         missing = missing_features(key, target)

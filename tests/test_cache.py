@@ -241,7 +241,8 @@ def test_package_without_a_model(container, tmp_path):
         ort.InferenceSession(tmp_path / "e")
 
 
-@pytest.mark.parametrize("target", ["sparc64-unknown-linux-gnu|generic|", "x86_64-unknown-linux-gnu|generic|+no-such-feature"])
+@pytest.mark.parametrize("target", ["sparc64-unknown-linux-gnu|generic|", "x86_64-unknown-linux-gnu|generic|+no-such-feature", "x86_64-pc-windows-gnu|x86-64|",
+                                    "x86_64-unknown-linux-android21|x86-64|", "aarch64-unknown-linux-gnu|generic|"])
 def test_package_for_another_machine(compiled, tmp_path, monkeypatch, target):
     monkeypatch.setattr(compiled.plan, "target", target)
     save_package(compiled, tmp_path / "other.sdx")

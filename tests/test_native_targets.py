@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sardonyx
-from sardonyx.ir.target import NAMED, parse
+from sardonyx.ir.errors import TargetError
+from sardonyx.ir.target import ABOUT, NAMED, parse
 from sardonyx.runtime.host import host_target, without_tiles
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.library import Library, write_library
@@ -25,7 +27,8 @@ from test_native import MODELS, SOURCE, read_tensors, serialised, write_tensors
 HOST = without_tiles(host_target())
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
 LOADER = files("sardonyx.runtime").joinpath("native", "sardonyx.mjs")
-EMULATED = {"aarch64": ("qemu-aarch64", "aarch64-linux-musl"), "armv7": ("qemu-arm", "arm-linux-musleabihf"), "riscv64": ("qemu-riscv64", "riscv64-linux-musl")}
+EMULATED = {"aarch64": ("qemu-aarch64", "aarch64-linux-musl"), "armv7": ("qemu-arm", "arm-linux-musleabihf"), "riscv64": ("qemu-riscv64", "riscv64-linux-musl"),
+            "android-aarch64": ("qemu-aarch64", "aarch64-linux-musl")}
 pytest.importorskip("ziglang")
 
 
@@ -121,11 +124,93 @@ class Quiet(SimpleHTTPRequestHandler):
 def test_every_named_target_has_a_kind_of_library() -> None:
     from sardonyx.runtime.native.toolchain import platform, zig_triple
 
-    assert {platform(t) for t in NAMED.values()} == {"linux", "windows", "macos", "wasm"}
+    assert {platform(t) for t in NAMED.values()} == {"linux", "android", "windows", "macos", "wasm"}
     assert zig_triple(NAMED["armv7"]) == "arm-linux-gnueabihf" and zig_triple(NAMED["macos-arm64"]) == "aarch64-macos"
+    assert set(ABOUT) == {"host", *NAMED}
 
 
 # ------------------------------------------------------------------------------------------------------ files of other systems
+@dataclass(frozen=True)
+class Elf:
+    """What the loader reads of a 64-bit ELF library (System V ABI, chapter 5): libraries it needs, its own name, undefined and defined symbols, alignments of what
+    it maps, addresses and places in the file alike within a page."""
+
+    needed: set[str]
+    name: str
+    missing: set[str]
+    defined: set[str]
+    alignments: set[int]
+    executable_stack: bool
+
+
+def read_elf(data: bytes) -> Elf:
+    assert data[:5] == b"\x7fELF\x02"
+    start, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    headers = [struct.unpack_from("<IIQQQQQQ", data, start + size * k) for k in range(count)]
+    loads = [h for h in headers if h[0] == 1]
+    assert all((h[3] - h[2]) % h[7] == 0 for h in loads)
+
+    def place(address: int) -> int:
+        return next(address - h[3] + h[2] for h in loads if h[3] <= address < h[3] + h[5])
+    dynamic = next(h for h in headers if h[0] == 2)
+    entries = [struct.unpack_from("<QQ", data, dynamic[2] + k) for k in range(0, dynamic[5], 16)]
+    tags = dict(entries)
+    strings, symbols = place(tags[5]), place(tags[6])
+
+    def text(at: int) -> str:
+        return data[strings + at:data.index(b"\0", strings + at)].decode()
+    table = [struct.unpack_from("<IBBHQQ", data, symbols + 24 * k) for k in range(1, struct.unpack_from("<II", data, place(tags[4]))[1])]  # DT_HASH tells how many
+    return Elf({text(v) for t, v in entries if t == 1}, text(tags[14]), {text(s[0]) for s in table if s[3] == 0}, {text(s[0]) for s in table if s[3]},
+               {h[7] for h in loads}, any(h[0] == 0x6474E551 and h[1] & 1 for h in headers))
+
+
+ANDROID = {"android-aarch64": 183, "android-x86-64": 62}
+
+
+@pytest.mark.parametrize("target", ANDROID)
+def test_an_android_library_is_complete(target: str, tmp_path: Path) -> None:
+    made = build(target, tmp_path / "libdigits.so")
+    data = made.path.read_bytes()
+    found = read_elf(data)
+    assert struct.unpack_from("<H", data, 18)[0] == ANDROID[target]
+    assert found.name == "libdigits.so" and found.needed == {"libc.so", "libdl.so"}
+    assert found.missing <= {"malloc", "free", "memcpy", "memmove", "memset", "memcmp", "sched_yield", "dlopen", "dlsym"}
+    assert {"digits_open", "digits_run"} <= found.defined and all(s.startswith("digits_") for s in found.defined)
+    assert found.alignments == {16384} and not found.executable_stack
+
+
+def test_what_an_android_library_may_not_need_fails_the_link(tmp_path: Path) -> None:
+    machine = parse("android-aarch64", HOST)
+    found = obtain(DIGITS, CompileOptions(), machine)
+    symbol = found.plan.kernels[0]
+    found.objects[symbol] = elsewhere(symbol, tmp_path)
+    with pytest.raises(TargetError, match="not_in_android"):
+        write_library(found, tmp_path / "libdigits.so", machine, HOST)
+
+
+def elsewhere(symbol: str, folder: Path) -> bytes:
+    """An object that defines `symbol` by a function that is in no library."""
+    (folder / "kernel.c").write_text(f"void not_in_android(void);\nvoid {symbol}(void) {{ not_in_android(); }}\n")
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-c", "-fPIC", "kernel.c", "-o", "kernel.o"], cwd=folder, check=True)
+    return (folder / "kernel.o").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or HOST.arch != "x86_64", reason="runs code for Linux on x86-64")
+def test_code_for_android_runs(tmp_path: Path) -> None:
+    """The library itself, beside empty libraries of the names that it needs: what it calls is found in this system's libc, which is in the process already."""
+    build("android-x86-64", tmp_path / "libdigits.so")
+    for name in ("libc.so", "libdl.so"):
+        subprocess.run([sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-musl", "-shared", "-nostdlib", "-xc", "/dev/null", f"-Wl,-soname,{name}",
+                        "-o", str(tmp_path / name)], check=True, capture_output=True)
+    np.save(tmp_path / "images.npy", images())
+    program = (f"import sys; sys.path[:0] = {sys.path!r}\nimport numpy as np\nfrom pathlib import Path\nfrom native_client import NativeModel\n"
+               "np.savez('out.npz', *NativeModel(Path('libdigits.so').absolute()).run({'image': np.load('images.npy')}))\n")
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}, check=True)
+    with np.load(tmp_path / "out.npz") as found:
+        for got, wanted in zip(found.values(), expected(), strict=True):
+            assert close(got, wanted)
+
+
 def pe_exports(data: bytes) -> tuple[str, set[str]]:
     """The name of a 64-bit Windows library, and the names that it exports (Microsoft's PE format)."""
     at = struct.unpack_from("<I", data, 60)[0]

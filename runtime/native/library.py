@@ -15,6 +15,7 @@ from ..container import whole_file
 from ..frames import round_up
 from ..host import has_tiles
 from ..model import CompiledModel
+from . import android
 from .tables import ALIGNMENT, HERE, Sources, c_name, sources
 from .toolchain import CCompiler, find_compiler, platform
 
@@ -72,7 +73,7 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
     name = c_name(path.stem.removeprefix("lib"))
     beside = path.with_name(f"{name}.weights") if weights_beside else None
     compiler = find_compiler(target, host)
-    made = sources(model, name, beside.name if beside is not None else None, threads=system in ("linux", "windows", "macos") and not bare, bare=bare)
+    made = sources(model, name, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare)
     if beside is None and len(made.weights) > MOST_INSIDE:
         raise SardonyxError(f"{len(made.weights) / 2**30:.1f} GB of weights do not fit inside a library; put them beside it (--weights beside)")
     with tempfile.TemporaryDirectory(prefix="sardonyx-") as folder:
@@ -86,7 +87,7 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
 
 
 def _check_suffix(path: Path, system: str) -> None:
-    allowed = {"linux": (".so", ".a"), "windows": (".dll", ".a"), "macos": (".dylib", ".a"), "wasm": (".wasm",)}[system]
+    allowed = {"linux": (".so", ".a"), "android": (".so", ".a"), "windows": (".dll", ".a"), "macos": (".dylib", ".a"), "wasm": (".wasm",)}[system]
     if path.suffix not in allowed:
         raise TargetError(f"{path}: libraries for {system} end in {' or '.join(allowed)}")
 
@@ -110,17 +111,18 @@ def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: s
     if path.suffix == ".a":
         compiler.archive(objects, out, folder)
     else:
-        compiler.link(objects, out, _link_options(made, name, path, system, folder), folder)
+        options = _link_options(made, name, path, system, folder)
+        compiler.link(objects, out, options + (android.link_options(compiler, folder) if system == "android" else []), folder)
     return out
 
 
 def _link_options(made: Sources, name: str, path: Path, system: str, folder: Path) -> list[str]:
     """Options that make a shared library whose bytes depend on its inputs alone and which shows its interface alone (on macOS, whose linker here has no such option, the
     kernels under their content-hashed names as well)."""
-    if system == "linux":
+    if system in ("linux", "android"):
         (folder / "exports.map").write_text("{ global: " + "; ".join(made.exports) + "; local: *; };\n")
         return ["-shared", f"-Wl,-soname,{path.name}", f"-Wl,--version-script={folder / 'exports.map'}", "-Wl,--build-id=none", "-Wl,-s", "-Wl,--gc-sections",
-                "-Wl,-z,noexecstack", "-lm", "-ldl"]
+                "-Wl,-z,noexecstack", *(["-lm", "-ldl"] if system == "linux" else [])]
     if system == "macos":
         return ["-shared", f"-Wl,-install_name,@rpath/{path.name}", "-Wl,-dead_strip", "-s"]
     if system == "windows":

@@ -12,8 +12,10 @@ from pathlib import Path
 from ...ir.errors import TargetError
 from ...ir.target import Target
 
-# LLVM's spelling of a platform -> zig's.
-_ZIG = {"linux-gnu": "linux-gnu", "linux-gnueabihf": "linux-gnueabihf", "windows-gnu": "windows-gnu", "macosx": "macos", "darwin": "macos", "wasi": "wasi"}
+# LLVM's spelling of a platform -> zig's, which has no headers for Android's libc: those of musl declare what libraries use of it alike on 64-bit machines, where both
+# pass the kernel's own structures and constants on.
+_ZIG = {"linux-android": "linux-musl", "linux-gnu": "linux-gnu", "linux-gnueabihf": "linux-gnueabihf", "windows-gnu": "windows-gnu",
+        "macosx": "macos", "darwin": "macos", "wasi": "wasi"}
 _ARCH = {"armv7": "arm", "armv7a": "arm", "arm64": "aarch64"}
 
 
@@ -50,15 +52,14 @@ def _run(command: Sequence[str], folder: Path, name: str) -> None:
 
 
 def platform(target: Target) -> str:
-    """`linux`, `windows`, `macos` or `wasm`.
+    """The target's system, for which native libraries can be made.
 
     Raises:
-        TargetError: native libraries are not made for it.
+        TargetError: they cannot.
     """
-    for key, name in (("wasm", "wasm"), ("windows", "windows"), ("macos", "macos"), ("darwin", "macos"), ("linux", "linux")):
-        if key in target.triple:
-            return name
-    raise TargetError(f"native libraries are not made for {target.triple}; known systems: Linux, Windows, macOS, WebAssembly")
+    if target.system == "unknown":
+        raise TargetError(f"native libraries are not made for {target.triple}; known systems: Linux, Android, Windows, macOS, WebAssembly")
+    return target.system
 
 
 def find_compiler(target: Target, host: Target) -> CCompiler:
