@@ -5,7 +5,6 @@ import ctypes
 import os
 import platform
 import sys
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ _SUFFIX = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 AVX2 = ("avx2", "fma", "f16c")
 TILES = ("amx-tile", "amx-int8", "amx-bf16", "amx-fp16", "amx-complex")  # what needs the system's leave
-_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-64: system call, code and component of extended processor state
+ARCH_PRCTL, REQUEST_STATE, TILE_DATA = 158, 0x1023, 18  # Linux on x86-64: system call, code and component of extended processor state
 
 
 @lru_cache(maxsize=1)
@@ -47,16 +46,11 @@ def may_use_tiles() -> bool:
     """Ask the system for the tile registers of AMX, for all threads of this process; whether it gives them. Source: Linux, Documentation/arch/x86/xstate.rst."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA) == 0)
-
-
-def without_tiles(target: Target) -> Target:
-    """The target for code whose process nobody asks the system's leave for: native libraries."""
-    kept = [f for f in target.features.split(",") if f[1:] not in TILES]
-    return replace(target, features=",".join([*kept, *(f"-{f}" for f in TILES)]) if has_tiles(target) else target.features)
+    return bool(ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_STATE, TILE_DATA) == 0)
 
 
 def has_tiles(target: Target) -> bool:
+    """Whether code for a target may use tile registers, which its process must ask the system for."""
     return any(f"+{f}" in target.features.split(",") for f in TILES)
 
 

@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import plans
@@ -346,13 +345,6 @@ def test_host_target() -> None:
 def test_tile_registers_need_the_systems_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "may_use_tiles", lambda: False)
     assert "+amx" not in host_target.__wrapped__().features
-
-
-def test_targets_without_tiles() -> None:
-    tiles = replace(NAMED["x86-64-v4"], features="+avx512vnni,+amx-int8,+amx-tile,-prefer-256-bit")
-    plain = host.without_tiles(tiles)
-    assert host.has_tiles(tiles) and not host.has_tiles(plain) and "+avx512vnni" in plain.features and "-amx-int8" in plain.features
-    assert host.without_tiles(NAMED["x86-64-v3"]) is not None and host.without_tiles(NAMED["x86-64-v3"]).features == ""
 
 
 def test_cache_sizes(tmp_path: object) -> None:

@@ -18,11 +18,11 @@ from onnx import TensorProto, helper
 from sardonyx.ir.errors import SardonyxError, TargetError, UnsupportedError
 from sardonyx.ir.plan_numbers import numbers
 from sardonyx.ir.target import parse
-from sardonyx.runtime.host import host_target, without_tiles
+from sardonyx.runtime.host import has_tiles, host_target
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.library import Library, workspace_bytes, write_library
 
-HOST = without_tiles(host_target())
+HOST = host_target()
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
 SOURCE = Path(__file__).parent / "native" / "run_model.c"
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
@@ -68,6 +68,13 @@ def places() -> onnx.ModelProto:
     return model(nodes, [value("x", TensorProto.FLOAT, ["n", 4, 5])], outputs, {"c": np.array([3, -1, 2], np.int32)})
 
 
+def codes() -> onnx.ModelProto:
+    """Products of 8-bit codes, by tile registers where the machine has them, and their scale."""
+    weights = {"w": np.random.default_rng(0).integers(-128, 128, (80, 48)).astype(np.int8), "zero": np.array(7, np.uint8), "scale": np.float32(0.01).reshape(())}
+    nodes = [helper.make_node("MatMulInteger", ["x", "w", "zero"], ["h"]), helper.make_node("Cast", ["h"], ["f"], to=TensorProto.FLOAT), helper.make_node("Mul", ["f", "scale"], ["y"])]
+    return model(nodes, [value("x", TensorProto.UINT8, ["rows", 80])], [value("y", TensorProto.FLOAT, ["rows", 48])], weights)
+
+
 def sparse_values(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     return (rng.standard_normal(shape) * (rng.random(shape) < 0.5)).astype(np.float32)
 
@@ -84,7 +91,11 @@ def places_feeds(n: int) -> dict[str, np.ndarray]:
     return {"x": sparse_values(np.random.default_rng(n), (n, 4, 5))}
 
 
-MODELS = {"dense": (dense, dense_feeds), "loop": (loop, loop_feeds), "places": (places, places_feeds)}
+def codes_feeds(n: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(n).integers(0, 256, (n, 80)).astype(np.uint8)}
+
+
+MODELS = {"dense": (dense, dense_feeds), "loop": (loop, loop_feeds), "places": (places, places_feeds), "codes": (codes, codes_feeds)}
 
 
 def build(source: object, path: Path, **options: bool) -> Library:
@@ -382,15 +393,43 @@ def compile_c(command: Sequence[str], made: Library, program: Path, source: Path
     assert done.returncode == 0, done.stderr
 
 
+def program_of(name: str, ending: str, folder: Path) -> tuple[Path, list[np.ndarray]]:
+    """A C program that runs a model of these tests on the file `in` beside it, and what the session makes of that."""
+    made = build(serialised(name), folder / f"lib{name}.{ending}")
+    compile_c(["cc", "-std=c99", "-pedantic"], made, folder / "program")
+    feeds = MODELS[name][1](37)
+    write_tensors(folder / "in", [(helper.np_dtype_to_tensor_dtype(a.dtype), a) for a in feeds.values()])
+    return folder / "program", session(serialised(name)).run(None, feeds)
+
+
 @pytest.mark.parametrize("ending", ["so", "a"])
-def test_a_c_program_gives_the_same_bits(ending: str, tmp_path: Path) -> None:
-    made = build(serialised("loop"), tmp_path / f"libloop.{ending}")
-    compile_c(["cc", "-std=c99", "-pedantic"], made, tmp_path / "program")
-    feeds = loop_feeds(13)
-    write_tensors(tmp_path / "in", [(TensorProto.FLOAT, feeds["x"]), (TensorProto.INT64, feeds["count"])])
-    subprocess.run([tmp_path / "program", tmp_path / "in", tmp_path / "out", "2", "3"], check=True)
-    for expected, (shape, data) in zip(session(serialised("loop")).run(None, feeds), read_tensors(tmp_path / "out"), strict=True):
+@pytest.mark.parametrize("name", ["loop", "codes"])
+def test_a_c_program_gives_the_same_bits(name: str, ending: str, tmp_path: Path) -> None:
+    program, wanted = program_of(name, ending, tmp_path)
+    subprocess.run([program, tmp_path / "in", tmp_path / "out", "2", "3"], check=True)
+    for expected, (shape, data) in zip(wanted, read_tensors(tmp_path / "out"), strict=True):
         assert (shape, data) == (expected.shape, expected.tobytes())
+
+
+def test_tile_registers_that_are_refused_are_an_error(tmp_path: Path) -> None:
+    """An emulated processor has none to give."""
+    if not has_tiles(HOST):
+        pytest.skip("this machine has no tile registers (AMX)")
+    if shutil.which("qemu-x86_64") is None:
+        pytest.skip("qemu-x86_64 is not installed (Debian's qemu-user)")
+    program, _ = program_of("codes", "so", tmp_path)
+    done = subprocess.run(["qemu-x86_64", program, tmp_path / "in", tmp_path / "out", "1", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "does not give the tile registers (AMX)" in done.stderr, done
+    memory = subprocess.run(["qemu-x86_64", in_memory_of_the_caller(tmp_path)], capture_output=True, text=True, check=False)
+    assert memory.returncode == 8, memory
+
+
+def in_memory_of_the_caller(folder: Path) -> Path:
+    """A program whose status is what `open_in` returns."""
+    source = folder / "memory.c"
+    source.write_text("#include HEADER\nstatic char memory[1 << 20];\nint main(void) {\n    codes *model;\n    return codes_open_in(memory, sizeof(memory), 0, &model);\n}\n")
+    compile_c(["cc", "-std=c99"], Library(folder / "libcodes.so", folder / "codes.h", None, ""), folder / "memory", source)
+    return folder / "memory"
 
 
 def test_random_shapes_under_the_sanitizers(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ import pytest
 import sardonyx
 from sardonyx.ir.errors import TargetError
 from sardonyx.ir.target import ABOUT, NAMED, parse
-from sardonyx.runtime.host import host_target, without_tiles
+from sardonyx.runtime.host import host_target
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.library import Library, write_library
 from test_native import MODELS, SOURCE, read_tensors, serialised, write_tensors
 
-HOST = without_tiles(host_target())
+HOST = host_target()
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
 LOADER = files("sardonyx.runtime").joinpath("native", "sardonyx.mjs")
 EMULATED = {"aarch64": ("qemu-aarch64", "aarch64-linux-musl"), "armv7": ("qemu-arm", "arm-linux-musleabihf"), "riscv64": ("qemu-riscv64", "riscv64-linux-musl"),

@@ -14,7 +14,7 @@ from ...ir.plan import Plan
 from ...ir.plan_numbers import fixed_shapes, numbers
 from ...ir.target import Target, parse
 from ..exceptions import translated
-from ..host import host_target, without_tiles
+from ..host import host_target
 from ..model import CompiledModel, CompileOptions, declared_ports, obtain
 from ..native.library import SUFFIXES, is_library, workspace_bytes, write_library
 from ..package import save_package
@@ -51,7 +51,6 @@ def compile_model(request: CompileRequest) -> None:
     if library:
         if len(machines) > 1:
             raise click.BadParameter(f"{path}: a native library is for one target; packages ({Path(request.model).stem}.sdx) may be for several")
-        machines = [without_tiles(m) for m in machines]
     if not library and (request.weights != "inside" or request.bare):
         raise click.BadParameter(f"{path} is a package; --weights and --bare are for native libraries ({', '.join(SUFFIXES)})")
     start = time.perf_counter()

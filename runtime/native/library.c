@@ -193,6 +193,19 @@ static void unmap_weights(struct SDX_INSTANCE *m) { (void)m; }
 #endif
 #endif
 
+/* --------------------------------------------------------------------------------------------------------- tile registers */
+#if SDX_TILES
+/* Ask for the tile registers of AMX, for all threads of the process; asking again changes nothing. Source: Linux, Documentation/arch/x86/xstate.rst. */
+static int32_t take_tiles(void) {
+    long status = SDX_ARCH_PRCTL;
+    __asm__ volatile("syscall" : "+a"(status) : "D"((long)SDX_REQUEST_STATE), "S"((long)SDX_TILE_DATA) : "rcx", "r11", "memory");
+    if (!status) return SARDONYX_OK;
+    return SAY(open_error, SARDONYX_WRONG_MACHINE, ((int64_t[]){-status}), "the system does not give the tile registers (AMX) that this library was compiled for: error ", "%");
+}
+#else
+static int32_t take_tiles(void) { return SARDONYX_OK; }
+#endif
+
 /* -------------------------------------------------------------------------------------------------------------- instances */
 static int64_t *take(int64_t **free_words, int64_t count) {
     int64_t *at = *free_words;
@@ -255,10 +268,11 @@ SDX_API int32_t SDX_NAME(open_in)(void *memory, size_t bytes, const sardonyx_opt
     *out = NULL;
     if (bytes < instance_bytes(1) + ALIGN)
         return SAY(open_error, SARDONYX_SHORT_BUFFER, ((int64_t[]){(int64_t)instance_bytes(1) + ALIGN, (int64_t)bytes}), "an instance takes ", "%", " bytes, ", "%", " were given");
+    int32_t status = take_tiles();
+    if (status) return status;
     memset(m, 0, sizeof(*m));
     m->threads = 1;
-    int32_t status = take_weights(m, options);
-    if (status) return status;
+    if ((status = take_weights(m, options))) return status;
     fill(m, (char *)(m + 1));
     *out = m;
     return SARDONYX_OK;
@@ -270,6 +284,8 @@ SDX_API int32_t SDX_NAME(open)(const sardonyx_options *options, struct SDX_INSTA
     *out = NULL;
     int32_t threads = options && options->threads > 1 ? options->threads : 1;
     if (threads > 1024) return SAY(open_error, SARDONYX_INVALID_ARGUMENT, ((int64_t[]){threads}), "%", " threads were asked for, at most 1024 are possible");
+    int32_t status = take_tiles();
+    if (status) return status;
 #if SDX_HAS_THREADS
     openmp found = {0};
     if (threads > 1 && !find_openmp(&found)) threads = 1;
@@ -282,8 +298,7 @@ SDX_API int32_t SDX_NAME(open)(const sardonyx_options *options, struct SDX_INSTA
     memset(m, 0, sizeof(*m));
     ((char *)m)[-1] = (char)((char *)m - memory);
     m->threads = threads;
-    int32_t status = take_weights(m, options);
-    if (status) {
+    if ((status = take_weights(m, options))) {
         unmap_weights(m);
         free(memory);
         return status;

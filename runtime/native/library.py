@@ -62,18 +62,19 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
 
     Raises:
         UnsupportedError: the model needs Python while it runs; names the node.
-        TargetError: no compiler for the target, the kind of file is not the target's, or code needs tile registers, which a library may not use unasked.
+        TargetError: no compiler for the target, the kind of file is not the target's, or it has tile registers that a library cannot ask for.
         OSError: no space or permission; files that were there before stay as they were.
     """
     path = Path(path)
-    if has_tiles(target):
-        raise TargetError("a native library cannot ask the system for the tile registers of AMX; compile for `runtime.host.without_tiles(target)`")
     system = platform(target)
+    tiles = has_tiles(target)
+    if tiles and system != "linux":
+        raise TargetError(f"how to ask for the tile registers of AMX is known on Linux alone, not on {system}; compile for a target without them")
     _check_suffix(path, system)
     name = c_name(path.stem.removeprefix("lib"))
     beside = path.with_name(f"{name}.weights") if weights_beside else None
     compiler = find_compiler(target, host)
-    made = sources(model, name, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare)
+    made = sources(model, name, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare, tiles=tiles)
     if beside is None and len(made.weights) > MOST_INSIDE:
         raise SardonyxError(f"{len(made.weights) / 2**30:.1f} GB of weights do not fit inside a library; put them beside it (--weights beside)")
     with tempfile.TemporaryDirectory(prefix="sardonyx-") as folder:

@@ -12,6 +12,7 @@ import numpy as np
 from ...ir import driver_abi as dv
 from ...ir.errors import UnsupportedError
 from ...ir.plan import ControlStep, HostStep, Plan
+from .. import host
 from ..bodies import BodyTables, body_tables
 from ..build import dtype_of
 from ..frames import find_driver
@@ -65,7 +66,7 @@ def c_name(text: str) -> str:
     return name if name and not name[0].isdigit() else f"model_{name}"
 
 
-def sources(model: CompiledModel, name: str, beside: str | None, threads: bool, bare: bool = False) -> Sources:
+def sources(model: CompiledModel, name: str, beside: str | None, threads: bool, bare: bool = False, tiles: bool = False) -> Sources:
     """The C sources of a model's library.
 
     Args:
@@ -74,6 +75,7 @@ def sources(model: CompiledModel, name: str, beside: str | None, threads: bool, 
         beside: name of the file that the weights lie in; None if they lie inside.
         threads: whether the target may have an OpenMP runtime.
         bare: without allocation, threads and files.
+        tiles: whether kernels may use the tile registers of AMX, which instances then ask the system for.
 
     Raises:
         UnsupportedError: the model needs the Python host, or its interface cannot be said in C; names the node or port.
@@ -91,6 +93,7 @@ def sources(model: CompiledModel, name: str, beside: str | None, threads: bool, 
     lines += [f"#define SDX_{new} {getattr(dv, old)}" for new, old in _RENAMED.items()]
     lines += _sizes(plan, root, bodies, name, driver)
     lines += _weights_text(name, len(weights), beside, weights[:ALIGNMENT], threads)
+    lines += [f"#define SDX_TILES {int(tiles)}", *(f"#define SDX_{w} {getattr(host, w)}" for w in ("ARCH_PRCTL", "REQUEST_STATE", "TILE_DATA"))]
     lines += _kernels_text(plan, driver)
     lines += [f"static const int64_t sdx_constant_offsets[] = {_list(offsets)};"]
     lines += _parts_text(root, bodies)
