@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from sardonyx.ir.target import ABOUT, NAMED, parse
 from sardonyx.runtime.host import host_target
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.library import Library, write_library
+from sardonyx.runtime.native.macho import hidden
 from test_native import MODELS, SOURCE, read_tensors, serialised, write_tensors
 
 HOST = host_target()
@@ -227,23 +229,74 @@ def pe_exports(data: bytes) -> tuple[str, set[str]]:
     return text(place(struct.unpack_from("<I", data, directory + 12)[0])), {text(place(a)) for a in struct.unpack_from(f"<{count}I", data, names)}
 
 
-def macho_symbols(data: bytes) -> tuple[set[str], set[str], set[str]]:
-    """(defined for others, undefined, libraries) of a 64-bit Mach-O library (Apple's mach-o/loader.h)."""
-    assert data[:4] == b"\xcf\xfa\xed\xfe"
-    at, defined, missing, libraries = 32, set(), set(), set()
+@dataclass(frozen=True)
+class MachO:
+    """What the loader reads of a 64-bit Mach-O library (Apple's mach-o/loader.h): its own name, the libraries it needs, what it exports, what it takes from each library
+    by number, the version of macOS that it is for, whether it is signed."""
+
+    name: str
+    libraries: list[str]
+    exported: set[str]
+    missing: dict[str, int]
+    version: tuple[int, int]
+    signed: bool
+
+
+def read_macho(data: bytes) -> MachO:
+    assert data[:4] == b"\xcf\xfa\xed\xfe" and struct.unpack_from("<I", data, 12)[0] == 6  # MH_DYLIB
+    at, name, libraries, exported, missing, version, signed = 32, "", [], set(), {}, (0, 0), False
+
+    def text(start: int) -> str:
+        return data[start:data.index(b"\0", start)].decode()
     for _ in range(struct.unpack_from("<I", data, 16)[0]):
         command, size = struct.unpack_from("<II", data, at)
         if command == 2:  # LC_SYMTAB
             symbols, count, strings, _ = struct.unpack_from("<4I", data, at + 8)
             for k in range(count):
-                name, kind, _, _, _ = struct.unpack_from("<IBBHQ", data, symbols + 16 * k)
-                text = data[strings + name:data.index(b"\0", strings + name)].decode()
-                if not kind & 0xE0 and kind & 1:
-                    (missing if kind & 0x0E == 0 else defined).add(text)
-        elif command & 0xFF == 0x0C:  # LC_LOAD_DYLIB
-            libraries.add(data[at + 24:data.index(b"\0", at + 24)].decode())
+                start, kind, _, description, _ = struct.unpack_from("<IBBHQ", data, symbols + 16 * k)
+                if kind & 0xEF == 1:  # external and undefined, not for debuggers
+                    missing[text(strings + start)] = description >> 8
+        elif command == 0x0D:  # LC_ID_DYLIB
+            name = text(at + struct.unpack_from("<I", data, at + 8)[0])
+        elif command & 0x7FFFFFFF in (0x0C, 0x18, 0x1F):  # LC_LOAD_DYLIB, weak and exported again
+            libraries.append(text(at + struct.unpack_from("<I", data, at + 8)[0]))
+        elif command == 0x80000022:  # LC_DYLD_INFO_ONLY
+            exported |= trie_names(data, struct.unpack_from("<I", data, at + 40)[0])
+        elif command == 0x80000033:  # LC_DYLD_EXPORTS_TRIE
+            exported |= trie_names(data, struct.unpack_from("<I", data, at + 8)[0])
+        elif command == 0x32:  # LC_BUILD_VERSION: platform 1 is macOS
+            platform, lowest = struct.unpack_from("<II", data, at + 8)
+            assert platform == 1
+            version = (lowest >> 16, lowest >> 8 & 255)
+        elif command == 0x1D:  # LC_CODE_SIGNATURE
+            signed = True
         at += size
-    return defined, missing, libraries
+    return MachO(name, libraries, exported, missing, version, signed)
+
+
+def trie_names(data: bytes, root: int) -> set[str]:
+    """Names in a trie of exports: a node is the size of its own entry, the entry, the number of children, and for each its piece of the name and its place."""
+    def number(at: int) -> tuple[int, int]:
+        value, shift = 0, 0
+        while True:
+            value |= (data[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if not data[at - 1] & 128:
+                return value, at
+    found, left = set(), [(root, "")]
+    while left:
+        at, name = left.pop()
+        size, at = number(at)
+        if size:
+            found.add(name)
+        at += size
+        children, at = data[at], at + 1
+        for _ in range(children):
+            end = data.index(b"\0", at)
+            place, after = number(end + 1)
+            left.append((root + place, name + data[at:end].decode()))
+            at = after
+    return found
 
 
 def test_a_windows_library_exports_its_interface(tmp_path: Path) -> None:
@@ -285,9 +338,19 @@ def test_a_windows_library_under_wine(name: str, wine: dict[str, str], tmp_path:
 
 
 def test_a_macos_library_is_complete(tmp_path: Path) -> None:
+    """It shows its interface (and two names by which its linker calls the start of the file), and takes all it needs from libSystem."""
     made = build("macos-arm64", tmp_path / "libdigits.dylib")
-    defined, missing, libraries = macho_symbols(made.path.read_bytes())
-    assert {"_digits_open", "_digits_run", "_digits_close", "_digits_error"} <= defined
-    assert libraries == {"/usr/lib/libSystem.B.dylib"}
-    assert missing <= {"_dlopen", "_dlsym", "_free", "_malloc", "_memcpy", "_memmove", "_memset", "_memcmp", "_bzero", "_sched_yield", "dyld_stub_binder", "___stack_chk_fail",
-                       "___stack_chk_guard"}, missing
+    found = read_macho(made.path.read_bytes())
+    assert found.name == "@rpath/libdigits.dylib" and found.libraries == ["/usr/lib/libSystem.B.dylib"]
+    interface = set(re.findall(r"\b(digits_\w+)\(", made.header.read_text().split("#ifdef __cplusplus\n}")[0]))
+    assert {"digits_open", "digits_run"} <= interface
+    assert found.exported - {"__mh_dylib_header", "___dso_handle"} == {f"_{f}" for f in interface}
+    assert set(found.missing) <= {"_dlopen", "_dlsym", "_free", "_malloc", "_memcpy", "_memmove", "_memset", "_memcmp", "_bzero", "_sched_yield", "dyld_stub_binder", "___stack_chk_fail",
+                                  "___stack_chk_guard"}
+    assert set(found.missing.values()) == {1}  # the first library
+    assert found.version >= (11, 0) and found.signed  # Apple silicon runs signed code only
+
+
+def test_only_macho_objects_are_hidden() -> None:
+    with pytest.raises(ValueError, match="Mach-O object was expected"):
+        hidden(b"\x7fELF" + bytes(100))

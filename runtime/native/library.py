@@ -15,7 +15,7 @@ from ..container import whole_file
 from ..frames import round_up
 from ..host import has_tiles
 from ..model import CompiledModel
-from . import android
+from . import android, macho
 from .tables import ALIGNMENT, HERE, Sources, c_name, sources
 from .toolchain import CCompiler, find_compiler, platform
 
@@ -106,7 +106,7 @@ def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: s
     compiler.compile(folder / "library.c", objects[0], options, folder)
     for symbol in made.symbols:
         objects.append(folder / f"{symbol}.o")
-        objects[-1].write_bytes(model.objects[symbol])
+        objects[-1].write_bytes(macho.hidden(model.objects[symbol]) if system == "macos" else model.objects[symbol])
     out = folder / "out" / path.name  # a Windows library holds the name it is written under
     out.parent.mkdir()
     if path.suffix == ".a":
@@ -118,8 +118,7 @@ def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: s
 
 
 def _link_options(made: Sources, name: str, path: Path, system: str, folder: Path) -> list[str]:
-    """Options that make a shared library whose bytes depend on its inputs alone and which shows its interface alone (on macOS, whose linker here has no such option, the
-    kernels under their content-hashed names as well)."""
+    """Options that make a shared library whose bytes depend on its inputs alone and which shows its interface alone."""
     if system in ("linux", "android"):
         (folder / "exports.map").write_text("{ global: " + "; ".join(made.exports) + "; local: *; };\n")
         return ["-shared", f"-Wl,-soname,{path.name}", f"-Wl,--version-script={folder / 'exports.map'}", "-Wl,--build-id=none", "-Wl,-s", "-Wl,--gc-sections",
