@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
-NEEDS = {"C": ["cc"], "C++": ["c++"], "JavaScript": ["node"], "Java": ["javac", "java", "cc"], "C#": ["mcs", "mono"]}
+NEEDS = {"C": ["cc"], "C++": ["c++"], "Rust": ["rustc", "cc"], "JavaScript": ["node"], "Java": ["javac", "java", "cc"], "C#": ["mcs", "mono"]}
 SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 
 
