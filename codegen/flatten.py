@@ -69,7 +69,7 @@ class Flattener:
     def buffer(self, tensor: Tensor, guarded: bool) -> Tensor:
         key = (tensor, guarded)
         if key not in self._made:
-            if tensor.dtype.kind in ("complex", "string"):
+            if tensor.dtype.kind == "string":
                 raise UnsupportedError(f"element-wise work on {tensor.dtype.name} elements is not implemented", tensor.name)
             flat = Tensor(tensor.name, tensor.dtype, (tensor.numel(),))
             self._made[key] = flat

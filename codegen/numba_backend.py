@@ -39,10 +39,8 @@ LIBRARY_SYMBOLS = frozenset(
 
 
 def storage_name(dtype: DType) -> str:
-    """Scalar type of a buffer's elements in memory: float16 and bfloat16 are uint16, other narrow floats and bool uint8, sub-byte integers a byte each,
-    complex numbers pairs of their real type; the rest is natural."""
-    if dtype.kind == "complex":
-        return f"float{dtype.bits // 2}"
+    """Scalar type of a buffer's elements in memory: float16 and bfloat16 are uint16, other narrow floats and bool uint8, sub-byte integers a byte each;
+    the rest is natural."""
     if dtype.kind == "float" and dtype.bits < 32:
         return f"uint{max(8, dtype.bits)}"
     if dtype.kind == "bool":

@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..ir.errors import CompileError, UnsupportedError
+from ..ir.errors import CompileError
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import RoutineNest
 from ..ir.target import Target
@@ -26,14 +26,10 @@ def routine_call(nest: RoutineNest, target: Target) -> KernelCall:
 
     Raises:
         CompileError: the routine's source is not available, or uses a name that is neither a constant nor one of its helpers.
-        UnsupportedError: it would work on complex numbers.
     """
     buffers = (*nest.inputs, *nest.results)
     text = routine_text(nest.routine.function, nest.routine.helpers, dict(nest.constants), len(buffers) + len(nest.parameters))
     types = tuple(t.dtype for t in buffers)
-    for t in buffers:
-        if t.dtype.kind == "complex":  # held as pairs, which routines would take for elements
-            raise UnsupportedError(f"routine {nest.routine.name} on {t.dtype.name} elements is not implemented", t.name)
     written = (False,) * len(nest.inputs) + (True,) * len(nest.results)
     name = "_".join(("routine", nest.routine.name, *dict.fromkeys(t.short for t in types)))
     constants = tuple(c for c in ACCESSORS if f"{c[0]}(" in text)

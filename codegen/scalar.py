@@ -145,6 +145,8 @@ def literal(value: ex.Scalar, dtype: DType) -> str:
         number = float(value)
         text = {"inf": "np.inf", "-inf": "-np.inf", "nan": "np.nan"}.get(repr(number), repr(number))
         return f"{dtype.numpy_name}({text})"
+    if dtype.kind == "complex":
+        return f"{dtype.numpy_name}({complex(value)!r})"
     return repr(int(value)) if dtype is dt.int64 else f"{number_type(dtype)}({int(value)})"
 
 

@@ -130,7 +130,7 @@ def drop_dead(program: NestProgram) -> None:
 
 
 def result_symbols(nest: HostNest) -> set[Expr]:
-    return {d for o in nest.outputs if isinstance(o, Tensor) for d in o.shape if d.op == "sym"}
+    return {d for o in nest.outputs if isinstance(o, Tensor) for d in o.shape if d.op == "sym" and not d.args}  # those with a definition follow from it
 
 
 def symbols(expressions: Iterable[Expr]) -> set[Expr]:

@@ -276,7 +276,7 @@ class PlanBuilder:
                 for j, ref in enumerate(item.results):
                     if isinstance(ref, Tensor):
                         for d, size in enumerate(ref.shape):
-                            if size.op == "sym" and not self.numbers.bound(size):
+                            if size.op == "sym" and not size.args and not self.numbers.bound(size):  # what has a definition is computed from it
                                 self.host_sizes.setdefault(k, []).append((j, d, self.numbers.bind(size, k)))
 
     def shape_numbers(self, t: Tensor) -> tuple[int, ...]:

@@ -246,6 +246,9 @@ def compare(family: Family, got: object, want: object, values: bool = True) -> N
     assert got.dtype == want.dtype, f"type {exact}, expected {want.dtype}"
     if not values or not got.size:
         return
+    if want.dtype.kind == "c":
+        compare(family, *(np.ascontiguousarray(a).reshape(-1).view(a.real.dtype) for a in (got, want)))
+        return
     if want.dtype.kind in "iub":
         apart = np.abs(got.astype(object) - want.astype(object)) if want.dtype.kind != "b" else got != want
         assert np.all(apart <= family.steps), f"{np.sum(apart > family.steps)} of {got.size} integers differ, the first: {_first(got, want, apart > family.steps)}"

@@ -123,6 +123,14 @@ def test_two_classes_by_the_larger_score() -> None:
     np.testing.assert_allclose(found[1], [[0.9, 0.1], [0.2, 0.8]], rtol=1e-6)
 
 
+def test_one_score_tells_two_classes_apart_without_an_intercept() -> None:
+    op, x = find("ai.onnx.ml", "LinearClassifier"), np.random.default_rng(1).standard_normal((5, 2)).astype(np.float32)
+    attributes = {"coefficients": (0.5, -1.0), "classlabels_ints": (3, 8), "post_transform": "LOGISTIC"}
+    without, zero = (interpret(*sample_graph(op, Sample((x,), attributes | more, 2))[:2]) for more in ({}, {"intercepts": (0.0,)}))
+    for a, b in zip(without, zero, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_damaged_trees_are_refused() -> None:
     with pytest.raises(ModelError, match="does not exist"):
         run("ai.onnx.ml", "TreeEnsembleRegressor", np.zeros((1, 1), np.float32), nodes_treeids=(0,), nodes_nodeids=(0,), nodes_featureids=(0,), nodes_modes=("BRANCH_LEQ",),

@@ -24,6 +24,11 @@ def take_strings(positions: np.ndarray, *strings: np.ndarray) -> list[np.ndarray
     return [flat[positions]]
 
 
+def take_or_empty(positions: np.ndarray, *strings: np.ndarray) -> list[np.ndarray]:
+    """`take_strings` of positions counted from 1; the empty string at 0."""
+    return take_strings(positions, np.array([""], object), *strings)
+
+
 def rank_strings(strings: np.ndarray) -> list[np.ndarray]:
     """Integers that compare as the strings do."""
     texts = np.asarray(strings, object).reshape(-1).tolist()

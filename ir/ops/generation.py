@@ -14,7 +14,7 @@ from .base import Builder, Lowering, Op, Sample, register
 from .casting import element_type
 from .elementwise import real_sample
 from .movement import int64
-from .views import as_size, select
+from .views import View, as_size, select
 
 
 @register
@@ -135,13 +135,13 @@ class Range(Op):
 
 
 @register
-class Trilu(Op):
+class Trilu(View):
     """The upper (or lower) triangle of matrices from diagonal k on, zero elsewhere. Source: ONNX Trilu-14."""
 
     name, versions = "Trilu", (14,)
     attributes = {"upper": 1}
 
-    def lower(self, n: Lowering) -> Ref:
+    def view(self, n: Lowering) -> Ref:
         x = n.input(0)
         k = n.ints(1)[0] if n.has(1) else ex.const(0)
 

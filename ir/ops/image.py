@@ -188,7 +188,9 @@ class AffineGrid(Op):
 
     def lower(self, n: Lowering) -> Tensor:
         theta = n.input(0)
-        count = theta.shape[1].value if theta.rank == 3 and theta.shape[1].is_const else None
+        count = ex.integer.as_int(theta.shape[1]) if theta.rank == 3 else 0
+        if count is None:
+            count = len(n.elements(1)) - 2
         if count not in (2, 3):
             raise n.error(f"theta of shape [{', '.join(d.text for d in theta.shape)}] was given, [N, 2, 3] or [N, 3, 4] was expected")
         spatial = vector(n, 1, count + 2)[2:]

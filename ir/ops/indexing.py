@@ -182,7 +182,21 @@ def move_rows(x, rows, updates, y, count, size, lo, hi):
                 store(y, row * size + k, load(updates, u * size + k))
 
 
+def scatter_complex(x, rows, updates, y, count, size, product, lo, hi):
+    """`scatter` of complex numbers, which have no order: sums, or products."""
+    for i in range(lo * size, hi * size):
+        store(y, i, load(x, i))
+    for u in range(count):
+        row = load(rows, u)
+        if lo <= row and row < hi:
+            for k in range(size):
+                at = row * size + k
+                old, new = load(y, at), load(updates, u * size + k)
+                store(y, at, old * new if product else old + new)
+
+
 SCATTER = Routine("scatter", scatter)
+SCATTER_COMPLEX = Routine("scatter_complex", scatter_complex)
 MOVE_ROWS = Routine("move_rows", move_rows)
 
 
@@ -194,8 +208,12 @@ def scattered(n: Lowering, x: Tensor, rows: Tensor, updates: Tensor, size: Expr)
     units = _rows_of(x, size)
     if mode == "none":
         return n.routine(MOVE_ROWS, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size], units=units)[0]
-    if x.dtype is dt.boolean or x.dtype.kind == "complex":
-        raise n.unsupported(f"scattering with reduction '{mode}' into {x.dtype.name}")
+    if x.dtype.kind == "complex":
+        if mode in ("max", "min"):
+            raise n.unsupported(f"scattering with reduction '{mode}' into {x.dtype.name}, which has no order")
+        return n.routine(SCATTER_COMPLEX, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size, int(mode == "mul")], units=units)[0]
+    if x.dtype is dt.boolean:  # or, and
+        mode = {"add": "max", "mul": "min"}.get(mode, mode)
     return n.routine(SCATTER, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size, REDUCTIONS[mode]], units=units)[0]
 
 

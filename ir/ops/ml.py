@@ -170,8 +170,9 @@ class LinearClassifier(Op):
     def lower(self, n: Lowering) -> Sequence[Ref | None]:
         x = matrix(n)
         labels = len(n.attr("classlabels_ints") or n.attr("classlabels_strings") or ())
-        intercepts = len(n.attr("intercepts") or ())
-        outputs = intercepts or max(labels, 1)
+        features, coefficients = ex.integer.as_int(x.shape[1]), len(n.attr("coefficients"))
+        single = labels == 2 and features is not None and coefficients == features  # one score tells two classes apart
+        outputs = len(n.attr("intercepts") or ()) or (1 if single else max(labels, 1))
         found = linear_scores(n, x, outputs)
         return decide(n, Scores(found, "classlabels_ints", "classlabels_strings"), str(n.attr("post_transform")))
 

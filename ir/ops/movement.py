@@ -239,7 +239,7 @@ class Tile(View):
         if n.version < 6:
             repeats = by_axis(n.ints(2), n.ints(1), x.rank, [ex.const(1)] * x.rank)
         else:
-            repeats = list(n.ints(1))
+            repeats = list(n.ints(1, x.rank))
         if len(repeats) != x.rank:
             raise n.error(f"{len(repeats)} repeats were given for rank {x.rank}")
 

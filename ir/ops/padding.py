@@ -56,8 +56,9 @@ class Pad(View):
         if n.version < 11:
             pads = [ex.const(int(p)) for p in n.attr("paddings" if n.version < 2 else "pads", REQUIRED)]
         else:
-            pads = list(n.ints(1))
+            pads = None
         axes = list(n.ints(3)) if n.version >= 18 and n.has(3) else [ex.const(k) for k in range(x.rank)]
+        pads = list(n.ints(1, 2 * len(axes))) if pads is None else pads
         if len(pads) != 2 * len(axes):
             raise n.error(f"{len(pads)} pads were given for {len(axes)} axes; two for each were expected")
         axis_flags(n, axes, x.rank)
@@ -125,9 +126,11 @@ class CenterCropPad(View):
     name, versions = "CenterCropPad", (18,)
 
     def view(self, n: Lowering) -> Ref:
-        x, wanted = n.input(0), n.ints(1)
-        axes = n.attr("axes")
+        x, axes = n.input(0), n.attr("axes")
         axes = list(range(x.rank)) if axes is None else [n.axis(a, x.rank) for a in axes]
+        wanted = n.ints(1, len(axes))
+        if len(wanted) != len(axes):
+            raise n.error(f"{len(wanted)} sizes were given for {len(axes)} axes")
         shape = list(x.shape)
         shift: list[Expr] = [ex.const(0)] * x.rank
         for a, d in zip(axes, wanted, strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
+from ..errors import UnknownRankError
 from ..expr import Expr, Tensor
 from ..loops import Routine, load, store
 from .base import Lowering, Op, Sample, register
@@ -113,7 +114,9 @@ class DFT(Op):
 
     def lower(self, n: Lowering) -> Tensor:
         x = n.input(0)
-        parts = x.shape[-1].value if x.rank > 1 and x.shape[-1].is_const else 0
+        if x.rank > 1 and not x.shape[-1].is_const:
+            raise UnknownRankError("whether the input is real or complex, its last dimension, is only known when running", n.label)
+        parts = x.shape[-1].value if x.rank > 1 else 0
         if parts not in (1, 2):
             raise n.error(f"an input of shape [{', '.join(d.text for d in x.shape)}] was given, a last dimension of 1 (real) or 2 (complex) was expected")
         axis, count = self.axis(n, x.rank), x.rank - 1

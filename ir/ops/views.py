@@ -13,7 +13,7 @@ from ..expr import Expr, ExprLike, Tensor
 from ..integer import prove_nonnegative, prove_positive
 from ..loops import HostNest, HostRef, Ref
 from .base import Lowering, Op
-from .callbacks import take_strings
+from .callbacks import take_or_empty
 
 LARGE = 2**31 - 1  # a bound at or beyond which exporters mean "to the end"
 
@@ -168,7 +168,8 @@ def _forward(start: Expr, end: Expr, step: Expr, size: Expr) -> tuple[Expr, Expr
 
 
 def _backward(start: Expr, end: Expr, step: Expr, size: Expr) -> tuple[Expr, Expr]:
-    first, last = _bound(start, size, -1, size - 1), _bound(end, size, -1, size - 1)
+    first = ex.minimum(_bound(start, size, 0, size - 1), size - 1)  # -1 of an empty dimension
+    last = _bound(end, size, -1, size - 1)
     return first, ex.ceildiv(ex.maximum(first - last, 0), -step)
 
 
@@ -188,7 +189,7 @@ class View(Op):
 def _string_view(op: View, n: Lowering) -> Ref | list[Ref | None]:
     originals = list(n.inputs)
     strings: list[Tensor] = []
-    offset: Expr = ex.const(0)
+    offset: Expr = ex.const(1)  # 0, which fills, is the empty string
     for k, t in enumerate(originals):
         if isinstance(t, Tensor) and t.dtype is dt.string:
             n.inputs[k] = _positions(n, t, offset)
@@ -198,7 +199,7 @@ def _string_view(op: View, n: Lowering) -> Ref | list[Ref | None]:
     n.inputs[:] = originals
 
     def looked_up(r: Ref | None) -> Ref | None:
-        return call_host(n, take_strings, [r, *strings], dt.string, r.shape, "strings are moved") if isinstance(r, Tensor) else r
+        return call_host(n, take_or_empty, [r, *strings], dt.string, r.shape, "strings are moved") if isinstance(r, Tensor) else r
     return looked_up(results) if isinstance(results, (Tensor, HostRef)) else [looked_up(r) for r in results]
 
 
