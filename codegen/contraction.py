@@ -23,7 +23,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
-from .dot_forms import MATRIX_STEP, DotForm
+from .dot_forms import DotForm
 from .flatten import memory_order
 from .tile_shapes import ACCUMULATORS
 
@@ -52,7 +52,7 @@ class Product:
         guards: where an element lies in the padding, which holds `fill`.
         b: operand expression, to be packed.
         b_offset: position of b's element in memory where it may be read in place (an activation with regular steps), else None.
-        form: how 8-bit operands are multiplied; `a` and `b` are then codes, their sums int32. None where operands have the accumulator's type.
+        form: how 8-bit or bfloat16 operands are multiplied: codes whose sums are int32, numbers whose sums are float32. None where operands have the accumulator's type.
         group: 0, or the channels of a group where `a` walks the columns too, by adjacent elements: a convolution of small groups, whose inner axis
             (None for groups of one) runs over the group's channels.
     """
@@ -82,8 +82,8 @@ class Product:
     @property
     def groups(self) -> Expr:
         """Steps of the tile along the inner axis, the last one perhaps in part; along all reduced axes where they are joined."""
-        if self.joined:
-            return ex.ceildiv(extent_product(self.reduced), MATRIX_STEP) * (MATRIX_STEP // self.fold)
+        if self.form is not None and self.joined:
+            return ex.ceildiv(extent_product(self.reduced), self.form.step) * (self.form.step // self.fold)
         return ex.ceildiv(self.inner.extent, self.fold) if self.inner is not None else ONE
 
     @property
@@ -453,7 +453,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         Maps that write packed or copied operands, then kernel calls, in order of execution. A contraction that is not worth a kernel of its own (complex numbers,
         a single column) comes back as one map.
     """
-    from . import conv, dots, few_bits, gemm, winograd
+    from . import conv, dots, few_bits, gemm, rounded, winograd
 
     known = dict(layouts)
     coded = few_bits.schedule(nest, known, constants, target)
@@ -467,9 +467,10 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     windows = winograd.recognise(nest, known, constants, target)
     if windows is not None:
         return winograd.schedule(windows, known, target)
-    codes = conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, target)
-    if codes is not None:
-        return [*codes[0], *gemm.schedule(codes[1], known, target)]
+    narrow = (conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, target)
+              or rounded.schedule_rounded(nest, known, constants, target))
+    if narrow is not None:
+        return [*narrow[0], *gemm.schedule(narrow[1], known, target)]
     grouped = conv.small_groups(nest, known, target)
     if grouped is not None:
         maps, product = grouped

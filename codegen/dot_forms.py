@@ -1,4 +1,4 @@
-"""How a target multiplies 8-bit numbers into 32-bit sums: facts alone, so that schedules can choose without loading a compiler."""
+"""How a target multiplies narrow numbers into 32-bit sums: facts alone, so that schedules can choose without loading a compiler."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from ..ir.target import Target
 
 @dataclass(frozen=True)
 class DotForm:
-    """One way to compute sums of products of 8-bit numbers, exact in int32.
+    """One way to compute sums of products of 8-bit numbers, exact in int32, or of bfloat16 numbers, in float32.
 
     Args:
-        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, `widen` (multiplication of widened elements), or `amx` (products of whole tiles, see
-            `codegen.matrix_tiles`).
+        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, `widen` (multiplication of widened elements), `vdpbf16ps`, `pairs` (multiplication of both
+            halves of a word as float32), or `amx` (products of whole tiles, see `codegen.matrix_tiles`).
         fold: neighbouring products that one lane adds up.
         stored: element type of packed weights.
         a: the element type that the left operand must have; the other 8-bit type becomes it by flipping the top bit. None: either.
@@ -24,6 +24,16 @@ class DotForm:
     fold: int
     stored: DType
     a: DType | None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether sums are float32, of bfloat16 products."""
+        return self.stored.is_float
+
+    @property
+    def step(self) -> int:
+        """Products that an instruction over whole tiles adds to each sum: a row of a tile register."""
+        return TILE_ROW_BYTES // self.stored.itemsize_bytes
 
     def flips(self, dtype: DType) -> bool:
         """Whether the left operand's top bits are flipped."""
@@ -44,8 +54,11 @@ VPDPBUSD = DotForm("vpdpbusd", 4, dt.int8, dt.uint8)
 SDOT = DotForm("sdot", 4, dt.int8, dt.int8)
 PMADDWD = DotForm("pmaddwd", 2, dt.int16, None)
 WIDEN = DotForm("widen", 1, dt.int16, None)
+VDPBF16PS = DotForm("vdpbf16ps", 2, dt.bfloat16, None)
+PAIRS = DotForm("pairs", 2, dt.bfloat16, None)
+AMX_BF16 = DotForm("amx", 2, dt.bfloat16, None)
 AMX = {stored: DotForm("amx", 4, stored, None) for stored in (dt.int8, dt.uint8)}  # every pair of signs has an instruction
-MATRIX_STEP = 64  # products that a tile instruction adds to each sum
+TILE_ROW_BYTES = 64
 FEWEST_ROWS, SHORTEST = 12, 12  # rows and terms of sums that repay whole tiles
 
 
@@ -69,3 +82,11 @@ def dot_form(target: Target) -> DotForm:
     if target.isa == "avx2":
         return VPDPBUSD if has_feature(target, "avxvnni") else PMADDWD
     return PMADDWD if target.isa == "sse2" else WIDEN
+
+
+def bfloat_form(target: Target, rows: int | None, terms: int | None) -> DotForm:
+    """The fastest form for products of bfloat16 numbers; sizes are None where only the run knows them."""
+    if target.isa == "avx512" and has_feature(target, "avx512bf16"):
+        few = (rows is not None and rows < FEWEST_ROWS) or (terms is not None and terms < SHORTEST)
+        return AMX_BF16 if has_feature(target, "amx-bf16") and not few else VDPBF16PS
+    return PAIRS

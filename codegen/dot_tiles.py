@@ -1,4 +1,4 @@
-"""The register tile of 8-bit numbers: sums in int32 of packed dot products, exact. See `codegen.tiles` for how tiles are built."""
+"""The register tile of narrow numbers: packed dot products of 8-bit ones, exact in int32, or of bfloat16, in float32. See `codegen.tiles` for how tiles are built."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from numba.extending import intrinsic
 
 from ..ir import dtypes as dt
 from ..ir.target import Target
-from .dot_forms import PMADDWD, SDOT, VPDPBUSD, WIDEN, DotForm
+from .dot_forms import PAIRS, PMADDWD, SDOT, VDPBF16PS, VPDPBUSD, WIDEN, DotForm
 from .intrinsics import builder
-from .tiles import I1, I32, I64, MADD, POINTER, TileBody, as_flag, local_function
+from .tiles import BFLOAT, I1, I32, I64, MADD, POINTER, TileBody, as_flag, has_fused_multiply_add, local_function
 
 I8, I16 = ir.IntType(8), ir.IntType(16)
-FORMS = {f.name: f for f in (VPDPBUSD, SDOT, PMADDWD, WIDEN)}
+FORMS = {f.name: f for f in (VPDPBUSD, SDOT, PMADDWD, WIDEN, VDPBF16PS, PAIRS)}
 TOP_BITS = -0x7F7F7F80  # the top bit of each of four bytes
 
 
@@ -34,11 +34,11 @@ def dot_tile(target: Target, rows: int, vectors: int, lanes: int, form: str, sho
     """
     kind = FORMS[form]
     stored = ir.IntType(kind.stored.bits).as_pointer()
-    sums = I32.as_pointer()
+    sums = (ir.FloatType() if kind.is_float else I32).as_pointer()
     arguments = (I64.as_pointer(), I64, I64, I64, I64, stored, I64, sums, I1)
 
     def emit(f: ir.Function) -> None:
-        DotBody(f, rows, vectors, lanes, kind, short == dt.int8.short).dots()
+        DotBody(f, rows, vectors, lanes, kind, short == dt.int8.short, has_fused_multiply_add(target)).dots()
 
     @intrinsic
     def tile(context: Any, table: Any, taps: Any, start: Any, length: Any, rest: Any, b: Any, b_step: Any, c: Any, first: Any) -> Any:
@@ -59,9 +59,10 @@ class DotBody(TileBody):
         signed: whether elements of a are int8, else uint8.
     """
 
-    def __init__(self, function: ir.Function, rows: int, vectors: int, lanes: int, form: DotForm, signed: bool) -> None:
-        super().__init__(function, I32, 4, rows, vectors, lanes, False)
+    def __init__(self, function: ir.Function, rows: int, vectors: int, lanes: int, form: DotForm, signed: bool, fused: bool) -> None:
+        super().__init__(function, ir.FloatType() if form.is_float else I32, 4, rows, vectors, lanes, fused)
         self.form, self.signed = form, signed
+        self.size = form.stored.itemsize_bytes if form.is_float else 1  # bytes of an element of a
         self.mask: ir.Value | None = None
         self.flip = form.flips(dt.int8 if signed else dt.uint8)
 
@@ -117,20 +118,25 @@ class DotBody(TileBody):
 
     def group(self, row: ir.Value, at: ir.Value) -> ir.Value:
         """The `fold` elements of a row from `at` on, as one word."""
-        word = ir.IntType(8 * self.form.fold)
-        return self.bd.load(self.bd.bitcast(self.bd.gep(row, [at]), word.as_pointer()), align=1)
+        word = ir.IntType(8 * self.size * self.form.fold)
+        return self.bd.load(self.bd.bitcast(self.element(row, at), word.as_pointer()), align=1)
+
+    def element(self, row: ir.Value, at: ir.Value) -> ir.Value:
+        """Where element `at` of a row is."""
+        return self.bd.gep(row, [at if self.size == 1 else self.bd.mul(at, I64(self.size))])
 
     def part(self, row: ir.Value, at: ir.Value, rest: ir.Value) -> ir.Value:
-        """The last `rest` elements of a row from `at` on, the last one repeated."""
+        """The last `rest` elements of a row from `at` on, then zeros."""
         bd, fold = self.bd, self.form.fold
-        word = ir.IntType(8 * fold)
+        bits = 8 * self.size
+        narrow, word = ir.IntType(bits), ir.IntType(bits * fold)
         value: ir.Value = ir.Constant(word, 0)
         for n in range(fold):
             inside = bd.icmp_signed("<", I64(n), rest)
             place = bd.add(at, bd.select(inside, I64(n), bd.sub(rest, I64(1))))
-            byte = bd.load(bd.gep(row, [place]))
-            wide = byte if fold == 1 else bd.zext(byte, word)
-            value = bd.or_(value, bd.shl(wide, ir.Constant(word, 8 * n)))
+            part = bd.select(inside, bd.load(bd.bitcast(self.element(row, place), narrow.as_pointer()), align=1), narrow(0))
+            wide = part if fold == 1 else bd.zext(part, word)
+            value = bd.or_(value, bd.shl(wide, ir.Constant(word, bits * n)))
         return value
 
     def step(self, spread: Sequence[ir.Value], bp: ir.Value, acc: Sequence[ir.Value]) -> list[ir.Value]:
@@ -155,8 +161,23 @@ class DotBody(TileBody):
         x = bd.shuffle_vector(bd.insert_element(ir.Constant(kind, ir.Undefined), word, I32(0)), ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * self.lanes))
         return x if self.mask is None else bd.xor(x, self.mask)
 
+    def half(self, words: ir.Value, k: int) -> ir.Value:
+        """The lower or upper bfloat16 of every word, as float32."""
+        bd, kind = self.bd, words.type
+        bits = bd.and_(words, ir.Constant(kind, [-65536] * self.lanes)) if k else bd.shl(words, ir.Constant(kind, [16] * self.lanes))
+        return bd.bitcast(bits, self.vector)
+
     def dot(self, acc: ir.Value, x: ir.Value, b: ir.Value) -> ir.Value:
         bd, bits = self.bd, 32 * self.lanes
+        if self.form is VDPBF16PS:
+            pairs = ir.VectorType(BFLOAT, 2 * self.lanes)
+            return self.call(f"llvm.x86.avx512bf16.dpbf16ps.{bits}", acc.type, [acc, bd.bitcast(x, pairs), bd.bitcast(b, pairs)])
+        if self.form is PAIRS:
+            words = ir.VectorType(I32, self.lanes)
+            left, right = (bd.bitcast(v, words) for v in (x, b))
+            for k in range(2):
+                acc = self.multiply_add(self.half(left, k), self.half(right, k), acc)
+            return acc
         kind, bytes_, shorts = acc.type, ir.VectorType(I8, 4 * self.lanes), ir.VectorType(I16, 2 * self.lanes)
         if self.form is VPDPBUSD:
             return self.call(f"llvm.x86.avx512.vpdpbusd.{bits}", kind, [acc, bd.bitcast(x, bytes_), b])

@@ -19,7 +19,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.loops import ContractionNest, MapNest, Store, centred_load
 from ..ir.target import Target
 from .contraction import ONE, Layouts, Product, copy_dense, copy_padded, extent_product, is_constant, merge_axes, ordered, orient, prepare_a, to_product
-from .dot_forms import MATRIX_STEP, DotForm, dot_form, matrix_form
+from .dot_forms import DotForm, dot_form, matrix_form
 
 NARROW = (dt.uint8, dt.int8)
 LONGEST = 1 << 16  # products of 8-bit numbers whose sum surely fits 32 bits
@@ -167,13 +167,13 @@ def pack_dots(p: Product, width: int, packed: Tensor, shifted_last: bool) -> Map
     k = group * fold + part
     walked = p.reduced if p.joined else (p.inner,)
     length = extent_product(walked)
-    whole = not integer.divide_terms(integer.terms(length), ex.const(MATRIX_STEP if p.joined else fold))[1]
+    whole = not integer.divide_terms(integer.terms(length), ex.const(p.form.step if p.joined else fold))[1]
     mapping.update(zip(walked, ex.unravel(k if whole else ex.minimum(k, length - 1), [x.extent for x in walked])))
-    shift = p.form.b_shift(p.b.dtype)
-    code = ex.cast(ex.substitute_one(p.b, mapping), dt.int32)
+    shift, wide = p.form.b_shift(p.b.dtype), dt.float32 if p.form.is_float else dt.int32
+    code = ex.cast(ex.substitute_one(p.b, mapping), wide)
     code = code + ex.const(shift, dt.int32) if shift else code
     if not whole:
-        code = ex.where(k < length, code, NOTHING)
+        code = ex.where(k < length, code, ex.const(0, wide))
     index = (*(axes[x] for x in p.batch if x in axes), panel, *(axes[x] for x in taps), group, lane, part)
     return MapNest(index, (Store(packed, index, ex.cast(code, p.form.stored)),), p.origin)
 

@@ -132,7 +132,8 @@ class ProductText(ContractionText):
         flops = 2 * batches * self.rows * self.columns * self.steps * self.taps
         moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows * batches) * p.b_dtype.itemsize_bytes
         kind = ("depthwise" if p.group == 1 else "grouped") if p.channelwise else "convolution" if p.taps else "product"
-        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{p.a.dtype.short}", self.writer, self.root)
+        operands = p.form.stored if p.form is not None and p.form.is_float else p.a.dtype
+        source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{operands.short}", self.writer, self.root)
         return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
 
     def declare(self) -> None:
@@ -184,8 +185,9 @@ class ProductText(ContractionText):
             self.view("whole", height // tile.rows, "int64")
         if p.guards:
             length = self.columns if p.channelwise else self.steps
-            self.view("padding", length, p.a.dtype.numpy_name)
-            fill = literal(p.fill, p.a.dtype)
+            narrow = p.a.dtype.is_float and p.a.dtype.bits == 16  # seen as the bits it is; filled with zeros alone
+            self.view("padding", length, "uint16" if narrow else p.a.dtype.numpy_name)
+            fill = "0" if narrow else literal(p.fill, p.a.dtype)
             self.root.lines += [f"for k in range({self.parameter(length, 'length of padding')}):", f"    padding[k] = {fill}", "outside = address(padding)"]
         self.root.lines.append(f"base = address({self.a})")
 

@@ -24,6 +24,22 @@ from .intrinsics import builder
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 POINTER = ir.IntType(8).as_pointer()
+
+
+class BFloatType(ir.Type):  # type: ignore[misc]  # llvmlite's types have no annotations
+    """LLVM's bfloat, which llvmlite has no class for: arguments and results of instructions' intrinsics."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloatType)
+
+    def __hash__(self) -> int:
+        return hash(BFloatType)
+
+
+BFLOAT = BFloatType()
 SECOND_LEVEL = 2  # locality of LLVM's prefetch
 MADD = {128: "llvm.x86.sse2.pmadd.wd", 256: "llvm.x86.avx2.pmadd.wd", 512: "llvm.x86.avx512.pmaddw.d.512"}
 

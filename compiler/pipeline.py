@@ -7,6 +7,7 @@
     lower      graph -> loop nests                                       compiler.lower
     fuse       nests merge by substitution; tables of costly functions   compiler.fuse, tabulate
     layout     order of dimensions in memory                             compiler.layout
+    precision  operands of products rounded, where a user asks for it    compiler.precision
     alias      reshapes that need no work                                compiler.pipeline
     (schedule  nests -> kernels                                          codegen)
     plan       sizes, buffers, steps                                     compiler.plan
@@ -16,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ..ir import dtypes as dt
 from ..ir import expr as ex
+from ..ir.dtypes import DType
 from ..ir.expr import Expr, Tensor
 from ..ir.graph import Graph
 from ..ir.loops import ContractionNest, HostNest, MapNest, NestProgram, Ref, Store, identity_map
@@ -26,6 +29,7 @@ from .layout import Layouts, assign
 from .lower import decompose, lower
 from .operands import flat_offset
 from .plan import Alias
+from .precision import round_operands
 from .tabulate import tabulate
 
 Observer = Callable[[str, object], None]
@@ -38,10 +42,12 @@ class Options:
     Args:
         level: 0 no rewriting and no fusion; 1 folding and sharing; 2 fusion; 3 everything (ONNX Runtime's four levels).
         disabled: names of rewrite rules that must not run.
+        precision: to which operands of float32 products are rounded (`compiler.precision`).
     """
 
     level: int = 3
     disabled: frozenset[str] = frozenset()
+    precision: DType = dt.float32
 
 
 @dataclass
@@ -85,7 +91,7 @@ def optimise(graph: Graph, options: Options, observe: Observer = ignore) -> None
 
 
 def lower_and_fuse(graph: Graph, options: Options, observe: Observer = ignore) -> Lowered:
-    """Nest stages: lower, fuse, layout."""
+    """Nest stages: lower, fuse, layout, precision."""
     program = lower(graph)
     separate_outputs(program)
     observe("lower", program)
@@ -95,6 +101,8 @@ def lower_and_fuse(graph: Graph, options: Options, observe: Observer = ignore) -
     observe("fuse", program)
     layouts = assign(program, fusion.layouts) if options.level >= 2 else {}
     observe("layout", program)
+    round_operands(program, options.precision, graph)
+    observe("precision", program)
     return Lowered(program, layouts, fusion.decisions)
 
 

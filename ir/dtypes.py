@@ -106,6 +106,9 @@ INTEGERS: tuple[DType, ...] = (int8, int16, int32, int64, uint8, uint16, uint32,
 NUMBERS: tuple[DType, ...] = FLOATS + INTEGERS
 
 
+PRECISIONS: dict[str, DType] = {"float32": float32, "bf16": bfloat16}  # what users may round operands of float32 products to
+
+
 def of_numpy(dtype: np.dtype) -> DType:
     """The DType of a NumPy (or ml_dtypes) dtype.
 

@@ -64,7 +64,7 @@ class Built:
 
 
 def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[[str, object], None] | None = None,
-                disabled: frozenset[str] = frozenset()) -> Built:
+                disabled: frozenset[str] = frozenset(), precision: dt.DType = dt.float32) -> Built:
     """Compile a typed graph to a plan and kernel sources.
 
     Args:
@@ -72,6 +72,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
         target: the machine to compile for.
         level: optimisation level 0 to 3.
         observe: called with (stage, graph or program) after each stage.
+        precision: to which operands of float32 products are rounded.
 
     Raises:
         UnsupportedError: something in the model is not implemented; names the node.
@@ -79,7 +80,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     """
     from ..compiler import pipeline
 
-    options = pipeline.Options(level, disabled)
+    options = pipeline.Options(level, disabled, precision)
     watch = observe or pipeline.ignore
     inputs, outputs = _ports(graph)
     pipeline.optimise(graph, options, watch)
@@ -94,7 +95,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     on_host: dict[ControlFlow, list[Built]] = {}
     for at, item in enumerate(items):
         if isinstance(item, HostNest) and isinstance(item.function, ControlFlow):
-            children = [Built.refusing(body.broken) if body.broken else build_graph(body, target, level, observe, disabled) for body in item.function.bodies]
+            children = [Built.refusing(body.broken) if body.broken else build_graph(body, target, level, observe, disabled, precision) for body in item.function.bodies]
             why = obstacle(item, [c.plan for c in children])
             if why is None:
                 native[item] = tuple(joined.add(c.plan, c.sources, c.constants) for c in children)

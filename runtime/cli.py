@@ -5,9 +5,12 @@ import sys
 
 import click
 
+from ..ir.dtypes import PRECISIONS
 from ..ir.errors import SardonyxError
 
 MODEL = click.Path(exists=True, dir_okay=False)
+PRECISION = click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True,
+                         help="bf16: operands of float32 products with weights are rounded to bfloat16, sums stay float32.")
 
 
 def list_targets(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -47,9 +50,10 @@ def cli() -> None:
 @click.option("--shape", "shapes", multiple=True, metavar="INPUT=D,D,...", help="Compile for this shape of an input alone; may be repeated.")
 @click.option("--weights", type=click.Choice(["inside", "beside"]), default="inside", show_default=True, help="Where a native library keeps its weights.")
 @click.option("--bare", is_flag=True, help="A native library without allocation, threads and files: for microcontrollers.")
-@click.option("--dump", metavar="STAGE", help="Also print a stage: import, simplify, recognise, decompose, lower, fuse, layout, kernels, plan or assembly.")
+@PRECISION
+@click.option("--dump", metavar="STAGE", help="Also print a stage: import, simplify, recognise, decompose, lower, fuse, layout, precision, kernels, plan or assembly.")
 def compile_command(model: str, output: str | None, target: str | None, level: int, dims: tuple[str, ...], shapes: tuple[str, ...], weights: str, bare: bool,
-                    dump: str | None) -> None:
+                    precision: str, dump: str | None) -> None:
     """Compile MODEL to a package that later loads without compiling, or to a native library for C, C++ and whatever calls C.
 
     The ending of the output chooses. A library comes with its C header, and needs nothing of Python or Sardonyx. For other machines than this one:
@@ -57,7 +61,7 @@ def compile_command(model: str, output: str | None, target: str | None, level: i
     """
     from .commands.packaging import CompileRequest, compile_model
 
-    compile_model(CompileRequest(model, output, target, level, parse_dims(dims), parse_shapes(shapes), weights, bare, dump))
+    compile_model(CompileRequest(model, output, target, level, parse_dims(dims), parse_shapes(shapes), weights, bare, dump, precision))
 
 
 @cli.command()
@@ -67,11 +71,12 @@ def compile_command(model: str, output: str | None, target: str | None, level: i
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz file.")
 @click.option("-t", "--threads", type=click.IntRange(0), default=0, help="0: one per core.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
-def run(model: str, inputs: tuple[str, ...], dims: tuple[str, ...], output: str | None, threads: int, seed: int) -> None:
+@PRECISION
+def run(model: str, inputs: tuple[str, ...], dims: tuple[str, ...], output: str | None, threads: int, seed: int, precision: str) -> None:
     """Run MODEL once and print (or save) its outputs."""
     from .commands.running import run_once
 
-    run_once(model, inputs, parse_dims(dims), output, threads, seed)
+    run_once(model, inputs, parse_dims(dims), output, threads, seed, precision)
 
 
 @cli.command()
@@ -81,17 +86,18 @@ def run(model: str, inputs: tuple[str, ...], dims: tuple[str, ...], output: str 
 @click.option("--seconds", default=2.0, show_default=True, help="How long to measure.")
 @click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="Python threads that run the model at the same time.")
 @click.option("--json", "as_json", is_flag=True, help="Figures as JSON.")
-def bench(model: str, dims: tuple[str, ...], threads: int, seconds: float, streams: int, as_json: bool) -> None:
-    """Measure MODEL: latency, throughput, memory, compile and load time, each kernel's share of the roofline."""
+@PRECISION
+def bench(model: str, dims: tuple[str, ...], threads: int, seconds: float, streams: int, as_json: bool, precision: str) -> None:
+    """Measure MODEL: latency, throughput, memory, compile and load time, each kernel's share of the roofline; with --precision, the error against float32 too."""
     from .commands.benching import bench_model
 
-    bench_model(model, parse_dims(dims), threads, seconds, streams, as_json)
+    bench_model(model, parse_dims(dims), threads, seconds, streams, as_json, precision)
 
 
 @cli.command()
 @click.argument("model", type=MODEL)
 @click.option("--html", type=click.Path(dir_okay=False), help="Write one self-contained page with a picture of the graph.")
-@click.option("--stage", default="layout", show_default=True, help="Which stage to show beside the model: simplify, recognise, decompose, lower, fuse, layout.")
+@click.option("--stage", default="layout", show_default=True, help="Which stage to show beside the model: simplify, recognise, decompose, lower, fuse, layout, precision.")
 def inspect(model: str, html: str | None, stage: str) -> None:
     """Show MODEL before and after compilation, as text or as an HTML page."""
     from .commands.inspecting import inspect_model
@@ -102,11 +108,12 @@ def inspect(model: str, html: str | None, stage: str) -> None:
 @cli.command()
 @click.argument("model", type=MODEL)
 @click.argument("node", required=False)
-def explain(model: str, node: str | None) -> None:
+@PRECISION
+def explain(model: str, node: str | None, precision: str) -> None:
     """Say what became of each node of MODEL (or of NODE): fused into what, or why not."""
     from .commands.explaining import explain_model
 
-    explain_model(model, node)
+    explain_model(model, node, precision)
 
 
 @cli.command()

@@ -164,7 +164,7 @@ class ModelCompiler:
             if not isinstance(self._source, (str, os.PathLike)):
                 raise InvalidArgument("a model given as bytes needs output_model_path")
             output_model_path = str(Path(os.fspath(self._source)).with_suffix(".sdx"))
-        save_package(obtain(self._source, CompileOptions(level=self._options.level), host_target()), output_model_path)
+        save_package(obtain(self._source, CompileOptions(level=self._options.level, precision=self._options.precision), host_target()), output_model_path)
 
     def compile_to_bytes(self) -> bytes:
         """The package's bytes."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import numpy as np
 
 from ..ir import registrations
+from ..ir.dtypes import PRECISIONS
 from ..ir.errors import ModelError
 from ..ir.plan import Plan, Port
 from ..ir.target import Target, parse
@@ -44,6 +45,7 @@ class CompileOptions:
         disabled: rewrite rules that must not run.
         as_inputs: overridable initialisers that are inputs.
         input_shapes: shapes of inputs that the model is compiled for.
+        precision: to which operands of float32 products are rounded, a name of `ir.dtypes.PRECISIONS`.
     """
 
     level: int = 3
@@ -53,6 +55,7 @@ class CompileOptions:
     disabled: frozenset[str] = frozenset()
     as_inputs: frozenset[str] = frozenset()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    precision: str = "float32"
 
     def changes_model(self) -> bool:
         """Whether a model compiled before could be another one under these options."""
@@ -62,7 +65,7 @@ class CompileOptions:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
         return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled),
-                                          sorted(self.as_inputs), self.input_shapes], sort_keys=True).encode()).hexdigest()
+                                          sorted(self.as_inputs), self.input_shapes, self.precision], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -145,6 +148,9 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
             raise ModelError("a package is compiled already: dimensions, initialisers and input shapes cannot be changed; give the ONNX model instead")
         container = Container(source)
         model = from_container(container, "package", target)
+        stored_precision = model.report.get("precision", "float32")
+        if options.precision not in ("float32", stored_precision):
+            raise ModelError(f"the package was compiled with precision {stored_precision}, which cannot be changed to {options.precision}; give the ONNX model instead")
         model.seconds["load"] = time.perf_counter() - start
         return model
     cache = cache if cache is not None else default_cache()
@@ -289,10 +295,10 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         progress.stage("fusing")
         overridable = _overridable(graph)
         recorder = Recorder(graph, observe)
-        built = build_graph(graph, target, options.level, recorder, options.disabled)
+        built = build_graph(graph, target, options.level, recorder, options.disabled, PRECISIONS[options.precision])
         lowered = time.perf_counter()
         objects = compile_kernels([*built.all_sources(), driver_kernel(built.has_control())], target, cache, progress.kernels)
-    report = {**recorder.report(built), "overridable": overridable}
+    report = {**recorder.report(built), "overridable": overridable, "precision": options.precision}
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     model = _compiled(built)
     model.objects, model.report, model.seconds = objects, report, seconds

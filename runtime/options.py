@@ -6,6 +6,7 @@ from typing import SupportsInt, cast
 
 import numpy as np
 
+from ..ir.dtypes import PRECISIONS
 from .enums import ExecutionMode, ExecutionOrder, GraphOptimizationLevel
 
 
@@ -35,6 +36,9 @@ _NO_EFFECT = {
     "logid": "there is no log",
     "log_verbosity_level": "there is no log",
 }
+
+
+PRECISION_KEY = "session.compute_precision"
 
 
 class SessionOptions:
@@ -84,6 +88,11 @@ class SessionOptions:
         """The compiler's optimisation level, 0 to 3."""
         return min(3, int(self.graph_optimization_level))
 
+    @property
+    def precision(self) -> str:
+        """To which operands of float32 products are rounded, a name of `ir.dtypes.PRECISIONS`."""
+        return self._config.get(PRECISION_KEY, "float32")
+
     def add_free_dimension_override_by_name(self, name: str, size: int) -> None:
         """Fix the symbolic dimension `name` of all inputs."""
         self._free_by_name[name] = _size(name, size)
@@ -108,8 +117,17 @@ class SessionOptions:
         raise NotImplementedError("external initialisers from memory are not implemented; pass the arrays to add_external_initializers")
 
     def add_session_config_entry(self, key: str, value: str) -> None:
-        """Set a configuration entry; those of ONNX Runtime that mean nothing here say so once."""
-        if not key.startswith("sardonyx."):
+        """Set a configuration entry; those of ONNX Runtime that mean nothing here say so once.
+
+        `session.compute_precision` is `float32` (the default) or `bf16`: operands of float32 products with weights are rounded to bfloat16, sums stay float32.
+
+        Raises:
+            ValueError: an unknown precision.
+        """
+        if key == PRECISION_KEY:
+            if value not in PRECISIONS:
+                raise ValueError(f"{key} = {value!r}: one of {', '.join(PRECISIONS)} was expected")
+        elif not key.startswith("sardonyx."):
             say_no_effect(f"session config entry {key!r}", "it configures ONNX Runtime's own engine")
         self._config[str(key)] = str(value)
 

@@ -92,8 +92,9 @@ class InferenceSession:
     def _compile_options(self, as_inputs: frozenset[str]) -> CompileOptions:
         o = self._options
         if self._part:
-            return CompileOptions(o.level, disabled=self._disabled)
-        return CompileOptions(o.level, dict(o._free_by_name), dict(o._free_by_denotation), dict(o._initializers), self._disabled, as_inputs)
+            return CompileOptions(o.level, disabled=self._disabled, precision=o.precision)
+        return CompileOptions(o.level, dict(o._free_by_name), dict(o._free_by_denotation), dict(o._initializers), self._disabled, as_inputs,
+                              precision=o.precision)
 
     def _start(self, options: CompileOptions) -> None:
         with translated(self._source), registrations.using(self._registered):
@@ -305,7 +306,9 @@ class InferenceSession:
     def __repr__(self) -> str:
         inputs = ", ".join(f"{p.name}: {describe(p)}" for p in self._model.plan.inputs)
         outputs = ", ".join(f"{p.name}: {describe(p)}" for p in self._model.plan.outputs)
-        return f"InferenceSession({inputs} -> {outputs}; {len(self._model.plan.steps)} steps, {len(self._model.plan.kernels)} kernels)"
+        precision = self._model.report.get("precision", self._options.precision)
+        rounded = "" if precision == "float32" else f", products in {precision}"
+        return f"InferenceSession({inputs} -> {outputs}; {len(self._model.plan.steps)} steps, {len(self._model.plan.kernels)} kernels{rounded})"
 
     # ---- ONNX Runtime's engine
     def disable_fallback(self) -> None:

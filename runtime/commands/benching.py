@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -25,10 +25,10 @@ PROFILED_RUNS = 5
 SHOWN = 15
 
 
-def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: float, streams: int, as_json: bool) -> None:
+def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: float, streams: int, as_json: bool, precision: str = "float32") -> None:
     """Measure a model; see the command's help."""
     start = time.perf_counter()
-    session = open_session(model, threads)
+    session = open_session(model, threads, precision=precision)
     loaded = time.perf_counter() - start
     check_dims(session, dims)
     feed = random_feeds(session._model.plan.inputs, dims, 0)
@@ -43,6 +43,8 @@ def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: floa
         "throughput_per_s": throughput(session, feed, seconds, streams), "streams": streams,
         "peak_memory_bytes": peak_memory_bytes(), "weights_bytes": sum(a.nbytes for a in session._model.constants),
     }
+    if precision != "float32":
+        facts |= {"precision": precision, "difference": worst_difference(session.run(None, feed), open_session(model, threads).run(None, feed))}
     if "by_shape" not in session._model.report:
         facts["ceilings"] = ceilings()
         facts["kernels"] = kernel_shares(session, feed, facts["ceilings"])
@@ -50,6 +52,16 @@ def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: floa
         click.echo(json.dumps(facts, indent=1))
         return
     print_facts(facts)
+
+
+def worst_difference(found: Sequence[object], exact: Sequence[object]) -> float:
+    """The largest difference between results of float type, as a share of the largest number of its tensor."""
+    worst = 0.0
+    for a, b in zip(found, exact, strict=True):
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.size and np.issubdtype(a.dtype, np.floating):
+            scale = float(np.max(np.abs(b)))
+            worst = max(worst, float(np.max(np.abs(a.astype(np.float64) - b))) / (scale or 1.0))
+    return worst
 
 
 def timed(session: InferenceSession, feed: Mapping[str, object]) -> float:
@@ -133,6 +145,8 @@ def print_facts(f: Mapping[str, Any]) -> None:
     click.echo(f"  latency     median {f['median_ms']:.3f} ms, 90% {f['p90_ms']:.3f} ms, least {f['min_ms']:.3f} ms ({f['runs']} runs)")
     click.echo(f"  throughput  {f['throughput_per_s']:.1f} runs a second ({f['streams']} stream(s))")
     click.echo(f"  memory      peak {bytes_text(f['peak_memory_bytes'])} of the process, weights {bytes_text(f['weights_bytes'])}")
+    if "difference" in f:
+        click.echo(f"  precision   {f['precision']}: results differ from float32 by at most {f['difference']:.2e} of each output's largest number")
     if "kernels" not in f:
         return
     c = f["ceilings"]

@@ -11,7 +11,7 @@ import numpy as np
 from ...ir import dtypes as dt
 from ...ir.errors import SardonyxError
 from ...ir.plan import ControlStep, HostStep, KernelStep, Plan, Port
-from ..options import SessionOptions
+from ..options import PRECISION_KEY, SessionOptions
 from ..session import InferenceSession
 
 Row = Sequence[object]
@@ -97,7 +97,7 @@ def plural(count: int, noun: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- sessions
-def open_session(path: str, threads: int = 0, profile_prefix: str = "") -> InferenceSession:
+def open_session(path: str, threads: int = 0, profile_prefix: str = "", precision: str = "float32") -> InferenceSession:
     """A session of a model or package.
 
     Raises:
@@ -105,6 +105,7 @@ def open_session(path: str, threads: int = 0, profile_prefix: str = "") -> Infer
     """
     options = SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry(PRECISION_KEY, precision)
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix

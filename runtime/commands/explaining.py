@@ -13,14 +13,16 @@ from ..exceptions import translated
 from ..model import CompiledModel, CompileOptions, host_target, obtain
 from .common import shorten, step_name
 
+ROUNDING = "round-operands"  # the journal's name for it
 
-def explain_model(model: str, node: str | None) -> None:
+
+def explain_model(model: str, node: str | None, precision: str = "float32") -> None:
     """Say what became of each node; see the command's help."""
     with translated(model):
-        found = obtain(model, CompileOptions(), host_target())
+        found = obtain(model, CompileOptions(precision=precision), host_target())
     nodes = {name: op for name, op, _ in found.report["nodes"]}
     if node is None:
-        click.echo(f"{os.path.basename(model)}: {len(nodes)} nodes became {len(found.plan.steps)} steps with {len(found.plan.kernels)} kernels")
+        click.echo(f"{os.path.basename(model)}: {len(nodes)} nodes became {len(found.plan.steps)} steps with {len(found.plan.kernels)} kernels{precision_text(found)}")
         for name, op in nodes.items():
             click.echo(f"{name} ({op}): {fate(found, name)}")
         return
@@ -31,6 +33,15 @@ def explain_model(model: str, node: str | None) -> None:
     click.echo(f"  {fate(found, node)}")
     for line in dict.fromkeys([*rewrites(found, node), *decisions(found, node)]):
         click.echo(f"  {line}")
+
+
+def precision_text(found: CompiledModel) -> str:
+    """How many products have rounded operands, where a user asked for it."""
+    precision = found.report.get("precision", "float32")
+    if precision == "float32":
+        return ""
+    products = {tuple(origin): reason for rule, origin, reason in found.report.get("journal", []) if rule == ROUNDING}
+    return f"; operands of {sum(r is None for r in products.values())} of {len(products)} products are rounded to {precision}"
 
 
 def steps_of(found: CompiledModel, node: str) -> list[int]:

@@ -20,7 +20,7 @@ from ..native.library import SUFFIXES, is_library, workspace_bytes, write_librar
 from ..package import save_package
 from .common import bytes_text
 
-STAGES = ("import", "simplify", "recognise", "decompose", "lower", "fuse", "layout")
+STAGES = ("import", "simplify", "recognise", "decompose", "lower", "fuse", "layout", "precision")
 CODE = ("kernels", "plan", "assembly")
 
 
@@ -37,6 +37,7 @@ class CompileRequest:
     weights: str = "inside"
     bare: bool = False
     dump: str | None = None
+    precision: str = "float32"
 
 
 def compile_model(request: CompileRequest) -> None:
@@ -81,7 +82,7 @@ def _workspace(plan: Plan) -> str:
 
 def _compiled(request: CompileRequest, machine: Target, dump: str | None) -> CompiledModel:
     with translated(request.model):
-        options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())))
+        options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())), precision=request.precision)
         try:
             found = obtain(request.model, options, machine, observe=_printer(dump) if dump in STAGES else None)
         except UnknownRankError as e:

@@ -14,7 +14,7 @@ from ..session import InferenceSession
 from .common import check_dims, heading, open_session, random_feeds, seconds_text, shape_text, show_table
 
 
-def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output: str | None, threads: int, seed: int) -> None:
+def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output: str | None, threads: int, seed: int, precision: str = "float32") -> None:
     """Run a model and print its outputs' types, shapes and ranges.
 
     Args:
@@ -24,7 +24,7 @@ def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output:
     Raises:
         SardonyxError: the model, a name or a file is wrong.
     """
-    session = open_session(model, threads)
+    session = open_session(model, threads, precision=precision)
     check_dims(session, dims)
     given = read_inputs(inputs, [p.name for p in session.get_inputs()])
     feeds = random_feeds(session._model.plan.inputs, dims, seed, given)
