@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -129,6 +130,21 @@ def test_every_named_target_has_a_kind_of_library() -> None:
     assert {platform(t) for t in NAMED.values()} == {"linux", "android", "windows", "macos", "wasm"}
     assert zig_triple(NAMED["armv7"]) == "arm-linux-gnueabihf" and zig_triple(NAMED["macos-arm64"]) == "aarch64-macos"
     assert set(ABOUT) == {"host", *NAMED}
+
+
+FILES = {"aarch64": "libdigits.so", "android-aarch64": "libdigits.so", "windows-x86-64": "digits.dll", "macos-arm64": "libdigits.dylib", "wasm32": "digits.wasm", "riscv64": "libdigits.a"}
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_equal_inputs_give_equal_bytes(target: str, tmp_path: Path) -> None:
+    """Nothing of the time, the folder or the machine is in a library."""
+    found = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        found.append(build(target, tmp_path / folder / FILES[target]).path.read_bytes())
+        time.sleep(1.1)  # linkers count seconds
+    assert found[0] == found[1]
+    assert str(tmp_path).encode() not in found[0] and b"sardonyx-" not in found[0]
 
 
 # ------------------------------------------------------------------------------------------------------ files of other systems

@@ -126,7 +126,7 @@ def _link_options(made: Sources, name: str, path: Path, system: str, folder: Pat
     if system == "macos":
         return ["-shared", f"-Wl,-install_name,@rpath/{path.name}", "-Wl,-dead_strip", "-s"]
     if system == "windows":
-        return ["-shared", "-s"]
+        return ["-shared", "-s", "-Wl,/Brepro"]  # a digest where the time would stand
     return ["-mexec-model=reactor", "-s", *(f"-Wl,--export={e}" for e in [*made.exports, "malloc", "free"])]
 
 
