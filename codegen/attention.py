@@ -8,8 +8,8 @@ Three nests that stand in a row are scheduled together:
 
 A unit of work is some queries of one batch:
 
-    for each panel of keys, for each block of queries: register tile; its epilogue writes rows of scores into scratch memory
-    for each query: exponentials in place, and one over their sum
+    for each panel of keys, for each block of queries: register tile, which writes its part of the rows of scores in scratch memory
+    for each query: epilogue and exponentials in place, and one over their sum
     for each panel of columns of v, for each block of queries: register tile over the rows; stores, scaled by one over the sum
 
 Scores never go to memory, whatever their number; rows stay whole, so that every sum has the order that its length alone gives.
@@ -150,7 +150,8 @@ def schedule(found: Attention, layouts: Layouts, constants: Collection[Tensor], 
         return None
     height = unit_height(queries, keys, target)
     directs = [reads_b_in_place(p, target) for p in (first, second)]
-    tiles = [choose_tile(target, queries, n, d) for n, d in zip((keys, width), directs)]
+    tiles = [choose_tile(target, None if queries is None else height, n, d) for n, d in zip((keys, width), directs)]
+    height = -(-height // tiles[0].rows) * tiles[0].rows
     cuts = [Blocking(t, d or (n is not None and n >= t.columns), height, 1 << 20, None) for t, d, n in zip(tiles, directs, (keys, width))]
     packed = [None if d else packed_tensor(p, c.tile.columns) for p, c, d in zip((first, second), cuts, directs)]
     before = [packing(p, t, c) for p, t, c in zip((first, second), packed, cuts) if t is not None]
@@ -202,11 +203,17 @@ def choose_tile(target: Target, rows: int | None, columns: int | None, direct: b
 
 # ------------------------------------------------------------------------------------------------------------------------ emission
 class ScoresText(ProductText):
-    """The half that writes scores into scratch memory."""
+    """The half whose sums lie in scratch memory, whole rows of them."""
 
-    def element(self, scope: Scope, acc: str) -> None:
-        scope.names[ex.acc(self.p.dtype)] = acc
-        scope.lines.append(f"scores[line + c] = {self.emitter.value(self.values[0], scope)}")
+    def finish_row(self, row: Scope, n_keys: str) -> None:
+        """The epilogue of the scores that start at `line`."""
+        p = self.p
+        if self.values[0] is ex.acc(p.dtype):
+            return
+        key = Scope(row, {p.columns[0]: "c"})
+        key.names[ex.acc(p.dtype)] = "scores[line + c]"
+        key.lines.append(f"scores[line + c] = {self.emitter.value(self.values[0], key)}")
+        key.close(f"for c in range({n_keys}):")
 
 
 class MixText(ProductText):
@@ -242,10 +249,10 @@ class AttentionText:
             writer.function(name, name)
         tiles = [h.blocking.tile for h in (first, second)]
         tall = height + max(t.rows for t in tiles)
-        first.view("acc", max(t.rows * t.columns for t in tiles), first.number)
+        first.view("acc", tiles[1].rows * tiles[1].columns, first.number)
         first.view("row_at", tall, "int64")
         first.view("scales", height, first.number)
-        first.view("scores", line * height, first.number)
+        first.view("scores", line * (-(-height // tiles[0].rows) * tiles[0].rows), first.number)
         root.lines.append(f"base = address({first.a})")
         groups = ex.ceildiv(first.rows, height)
         n_groups, n_height, n_rows = first.parameter(groups, "groups"), first.parameter(height, "height"), first.parameter(first.rows, "rows")
@@ -257,10 +264,14 @@ class AttentionText:
             unravel(writer, unit, "batch", p.batch, "g")
         unit.lines.append(f"count = min({n_height}, {n_rows} - first_row)")
         self.start_rows(unit, n_rows)
-        self.half(unit, first, "score_tile", n_line)
-        unit.lines += ["for i in range(count):", f"    scales[i] = weigh(advanced(scores, i * {n_line}), {n_keys})"]
+        self.half(unit, first, "score_tile", f"advanced(scores, block * {tiles[0].rows} * {n_line} + first_column), {n_line}")
+        row = Scope(unit, {p.rows[0]: "r0"})
+        row.lines += ["r0 = first_row + i", f"line = i * {n_line}"]
+        first.finish_row(row, n_keys)
+        row.lines.append(f"scales[i] = weigh(advanced(scores, line), {n_keys})")
+        row.close("for i in range(count):")
         unit.lines += [f"for i in range(count + {tiles[1].rows - 1}):", f"    row_at[i] = address(scores) + min(i, count - 1) * {n_line} * {first.size_bytes}"]
-        self.half(unit, second, "mix_tile", n_line)
+        self.half(unit, second, "mix_tile", f"acc, {tiles[1].columns}")
         unit.close("for unit in range(lo, hi):")
         batches = extent_product(p.batch)
         flops = 2 * batches * first.rows * keys * (first.steps + second.columns)
@@ -278,20 +289,21 @@ class AttentionText:
         row.lines.append(f"row_at[i] = base + {first.emitter.value(start, row)} * {first.size_bytes}")
         row.close(f"for i in range(count + {first.blocking.tile.rows - 1}):")
 
-    def half(self, unit: Scope, half: ProductText, tile_name: str, n_line: str) -> None:
-        """All panels of columns of a product, block by block of the unit's rows."""
+    def half(self, unit: Scope, half: ProductText, tile_name: str, sums: str) -> None:
+        """All panels of columns of a product, block by block of the unit's rows; `sums` are where a tile writes and the step between its rows."""
         tile, p = half.blocking.tile, half.p
         panel = Scope(unit)
         b_step = half.panel_start(panel)
         step = half.emitter.value(integer.coefficient(p.a_offset, p.reduced[0])[0] * half.size_bytes, half.root) if half is self.first else str(half.size_bytes)
         steps = half.parameter(half.steps, "steps")
         block = Scope(panel)
-        block.lines.append(f"{tile_name}(advanced(row_at, block * {tile.rows}), 1, 0, {step}, {steps}, columns, {b_step}, acc, True, address(columns), 0)")
-        row = Scope(block)
-        row.lines += [f"at = (i - block * {tile.rows}) * {tile.columns}", "r0 = first_row + i", f"line = i * {n_line}" if half is self.first else "scale = scales[i]"]
-        row.axes[p.rows[0]] = "r0"
-        half.store_columns(row, half.width)
-        row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
+        block.lines.append(f"{tile_name}(advanced(row_at, block * {tile.rows}), 1, 0, {step}, {steps}, columns, {b_step}, {sums}, True, address(columns), 0)")
+        if half is self.second:
+            row = Scope(block)
+            row.lines += [f"at = (i - block * {tile.rows}) * {tile.columns}", "r0 = first_row + i", "scale = scales[i]"]
+            row.axes[p.rows[0]] = "r0"
+            half.store_columns(row, half.width)
+            row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
         block.close(f"for block in range((count + {tile.rows - 1}) // {tile.rows}):")
         panel.close(f"for panel in range({half.parameter(ex.ceildiv(half.columns, tile.columns), 'panels')}):")
 

@@ -304,7 +304,7 @@ class FewBitsText(ProductText):
         block = Scope(walk)
         acc_at = f"block * {TILE.rows * width}"
         block.lines.append(f"register_tile(advanced(row_at, block * {TILE.rows}), 1, k * {self.size_bytes}, {self.size_bytes}, length, unpacked, {width}, "
-                           f"advanced(acc, {acc_at}), k == 0, base, 0)")
+                           f"advanced(acc, {acc_at}), {width}, k == 0, base, 0)")
         last = Scope(block, conditional=True)
         self.stores(last, acc_at)
         last.close(f"if k + length == {total}:")

@@ -365,10 +365,11 @@ class ProductText(ContractionText):
                 rest = self.emitter.value(self.steps % p.fold, self.root) if p.tail else "0"
                 rest = rest if p.taps or not p.tail else f"({rest} if k + length == {total} else 0)"
                 tail, fetch, no_fetch = f"{taps}, {start}, {steps}, {rest}, {b_at}, {b_step}", "", ""
-            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}), k == 0{fetch})"
+            dense = "" if p.form is not None else f", {tile.columns}"
+            whole = f"register_tile({rows_at}, {tail}, advanced(acc, {acc_at}){dense}, k == 0{fetch})"
             place = f"{acc_at} + (i - block * {tile.rows}) * {tile.columns}"
             few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
-                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}), k == 0{no_fetch})", "else:", f"    {whole}"]
+                   f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}){dense}, k == 0{no_fetch})", "else:", f"    {whole}"]
             block.lines += few if self.by_row else [whole]
         last = Scope(block)
         self.stores(last, acc_at)

@@ -90,26 +90,28 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
         unit: whether the steps of a row of a are adjacent elements.
 
     Returns:
-        Intrinsic `tile(table, taps, start, step, length, b, b_step, c, first, ahead, ahead_step)`: `table` points to int64 addresses; `start` is the byte offset of step 0
-        from a row's address, `step` the bytes between steps (ignored if `unit`), `length` the steps of a tap; row r of b is at `b + r * b_step` elements; `c` holds
-        the accumulators densely and is overwritten if `first`, else added to. `taps` and `length` are at least 1. While it computes, it fetches what comes next
-        into the cache: at step s of all, the line at byte `s * ahead_step` from `ahead`, which need not be memory that exists.
+        Intrinsic `tile(table, taps, start, step, length, b, b_step, c, c_step, first, ahead, ahead_step)`: `table` points to int64 addresses; `start` is the byte offset
+        of step 0 from a row's address, `step` the bytes between steps (ignored if `unit`), `length` the steps of a tap; row r of b is at `b + r * b_step` elements; row i
+        of the accumulators is at `c + i * c_step` elements and is overwritten if `first`, else added to. `taps` and `length` are at least 1. While it computes, it
+        fetches what comes next into the cache: at step s of all, the line at byte `s * ahead_step` from `ahead`, which need not be memory that exists.
     """
     element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
     scalar = llvm_scalar(element)
     numbers = scalar.as_pointer()
     name = f"sardonyx.tile.{rows}x{vectors}x{lanes}.{short}{'.unit' if unit else ''}"
-    arguments = (I64.as_pointer(), I64, I64, I64, I64, numbers, I64, numbers, I1, I64, I64)
+    arguments = (I64.as_pointer(), I64, I64, I64, I64, numbers, I64, numbers, I64, I1, I64, I64)
 
     def emit(f: ir.Function) -> None:
         TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused).steps(unit)
 
     @intrinsic
-    def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, c: Any, first: Any, ahead: Any, ahead_step: Any) -> Any:
-        signature = types.void(table, types.int64, types.int64, types.int64, types.int64, b, types.int64, c, types.boolean, types.int64, types.int64)
+    def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, c: Any, c_step: Any, first: Any, ahead: Any,
+             ahead_step: Any) -> Any:
+        whole = types.int64
+        signature = types.void(table, whole, whole, whole, whole, b, whole, c, whole, types.boolean, whole, whole)
 
         def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
-            bd.call(local_function(bd.module, name, arguments, emit), [*values[:8], as_flag(bd, values[8]), *values[9:]])
+            bd.call(local_function(bd.module, name, arguments, emit), [*values[:9], as_flag(bd, values[9]), *values[10:]])
             return ctx.get_dummy_value()
         return signature, lower
     return tile
@@ -172,14 +174,17 @@ class TileBody:
         self.bd = ir.IRBuilder(function.append_basic_block("entry"))
 
     # ---- blocks
-    def begin(self, c: ir.Value, first: ir.Value, following: ir.Block) -> tuple[list[tuple[ir.Value, ir.Value]], tuple[ir.Block, ir.Block], list[ir.Value]]:
-        """entry -> (zero | resume) -> following.
+    def begin(self, c: ir.Value, first: ir.Value, following: ir.Block,
+              c_step: ir.Value | None = None) -> tuple[list[tuple[ir.Value, ir.Value]], tuple[ir.Block, ir.Block], list[ir.Value]]:
+        """entry -> (zero | resume) -> following. Row i of the accumulators is at `c + i * c_step`, or they lie densely.
 
         Returns:
             What each accumulator starts from, (from zero, resumed); the two blocks; where each is kept.
         """
         bd, zero, resume = self.bd, self.f.append_basic_block("zero"), self.f.append_basic_block("resume")
-        slots = [self.slot(c, k) for k in range(self.rows * self.vectors)]
+        step = I64(self.vectors * self.lanes) if c_step is None else c_step
+        starts = [bd.gep(c, [bd.mul(step, I64(m))]) for m in range(self.rows)]
+        slots = [self.slot(row, n) for row in starts for n in range(self.vectors)]
         bd.cbranch(first, zero, resume)
         bd.position_at_end(resume)
         resumed = [self.load(s) for s in slots]
@@ -197,9 +202,9 @@ class TileBody:
     def steps(self, unit: bool) -> None:
         """entry -> (zero | resume) -> taps -> steps -> tap_end -> done"""
         bd, f = self.bd, self.f
-        table, taps, start, step, length, b, b_step, c, first, ahead, ahead_step = f.args
+        table, taps, start, step, length, b, b_step, c, c_step, first, ahead, ahead_step = f.args
         tap, steps, tap_end, done = (f.append_basic_block(n) for n in ("tap", "steps", "tap_end", "done"))
-        starts, before, slots = self.begin(c, first, tap)
+        starts, before, slots = self.begin(c, first, tap, c_step)
         bd.position_at_end(tap)
         t, b0, ahead0 = self.phi(before, I64(0)), self.phi(before, b), self.phi(before, ahead)
         outer = [self.phi(before, *s) for s in starts]

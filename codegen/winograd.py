@@ -258,7 +258,7 @@ class WindowsText(ContractionText):
                         f"    columns = advanced({self.b}, (panel * {POINTS} + point) * {length} * {width})",
                         f"    share = ({width * self.size_bytes} + blocks - 1) // blocks", f"    ahead = address(columns) + {length} * {width * self.size_bytes}",
                         "    for block in range(blocks):",
-                        f"        register_tile(advanced(row_at, {row}), 1, 0, 0, {length}, columns, {width}, advanced(sums, ({row}) * {width}), True, "
+                        f"        register_tile(advanced(row_at, {row}), 1, 0, 0, {length}, columns, {width}, advanced(sums, ({row}) * {width}), {width}, True, "
                         f"ahead + block * share * {length}, share)"]
         square = Scope(panel)
         self.place(square)
