@@ -209,8 +209,8 @@ def const(value: Scalar, dtype: DType = dt.int64) -> Expr:
     return make("const", (), dtype, value)
 
 
-def sym(name: str, minimum: int = 1) -> Expr:
-    """A symbolic size. `minimum` is what simplification may assume (sizes below it make empty loops, never wrong values)."""
+def sym(name: str, minimum: int = 0) -> Expr:
+    """A symbolic size. `minimum` is what simplification may assume: an input may well be empty."""
     return make("sym", (), dt.int64, (name, minimum))
 
 

@@ -1,7 +1,7 @@
 """Canonical int64 arithmetic: polynomials over sizes, axes and opaque atoms, with floor division, remainder, bounds and proofs.
 
 A `poly` node's payload is a tuple of (monomial, coefficient); a monomial is a tuple of atoms ordered by their spelling, `()` for the constant.
-Simplification assumes what loops guarantee: 0 <= axis < extent, and size >= its minimum.
+Simplification assumes what loops guarantee, 0 <= axis < extent, that a size is at least its minimum (0 for those of inputs), and that nothing is divided by zero.
 """
 from __future__ import annotations
 
@@ -112,6 +112,8 @@ def simplify(op: str, a: Expr, b: Expr) -> Expr | None:
     if op in ("min", "max"):
         if a is b:
             return a
+        if op == "min" and (shorter := _whether_zero(a, b)) is not None:
+            return shorter
         for x, y in ((a, b), (b, a)):
             if prove_le(x, y):
                 return x if op == "min" else y
@@ -119,6 +121,18 @@ def simplify(op: str, a: Expr, b: Expr) -> Expr | None:
             return make(op, (b, a), a.dtype)
     if op in ("lt", "le", "eq", "ne"):
         return _compare(op, a, b)
+    return None
+
+
+def _whether_zero(a: Expr, b: Expr) -> Expr | None:
+    """min(p, 1) -> min(q, 1)   where fewer terms q tell whether p is zero: n + min(n, 1) -> n, 2 * n + n * m -> n; None where none can go."""
+    for p, one in ((a, b), (b, a)):
+        if p.op != "poly" or not (one.is_const and one.value == 1) or not all(k > 0 and all(map(prove_nonnegative, m)) for m, k in p.value):
+            continue
+        factors = {frozenset(x.args[0] if x.op == "min" and x.args[1] is one and x.args[0].op != "poly" else x for x in m) for m, _ in p.value}
+        least = [m for m in factors if not any(other < m for other in factors)]
+        q = from_terms({tuple(sorted(m, key=lambda x: x.order)): 1 for m in least})
+        return None if q is p else ex.binary("min", q, one)
     return None
 
 
@@ -203,37 +217,39 @@ def _divide_by_sum(t: Terms, d: Terms) -> tuple[Terms, Terms]:
     return {}, t
 
 
-def positive_with(n: Expr, e: Expr) -> bool:
-    """Whether `n` is positive wherever `e` has a value: an axis that runs has a positive extent, and so has every size that is a factor of it."""
-    if prove_positive(n):
-        return True
-    factors, running = terms(n), [terms(a.extent) for a in e.axes]
-    if len(factors) != 1 or not running:
+def is_divisor(n: Expr) -> bool:
+    """Whether `n` is positive wherever something is divided by it: never negative is enough, since division by zero has no value that simplification could change."""
+    return prove_nonnegative(n)
+
+
+def _is_remainder(a: Expr, b: Expr) -> bool:
+    """Whether 0 <= a < b wherever something is divided by b: a product of sizes is at least its constant factor then."""
+    if not prove_nonnegative(a):
         return False
-    (mono, k), = factors.items()
-    return k > 0 and all(prove_positive(x) or any(all(x in m for m in t) and prove_nonnegative(x) for t in running) for x in mono)
+    factors = list(terms(b).items())
+    return prove_lt(a, b) or (len(factors) == 1 and is_divisor(b) and prove_lt(a, const(factors[0][1])))
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _floordiv(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value == 1:
         return a
-    if a is b and positive_with(b, a):
+    if a is b and is_divisor(b):
         return const(1)
     if b.is_const and b.value <= 0:
         return None
     quotient, rest = divide_terms(terms(a), b)
-    if quotient and positive_with(b, a):
+    if quotient and is_divisor(b):
         r = from_terms(rest)
         q = from_terms(quotient)
-        if (r.is_const and r.value == 0) or (prove_nonnegative(r) and prove_lt(r, b)):
+        if _is_remainder(r, b):
             return q
         return from_terms(add_terms(quotient, terms(ex.binary("floordiv", r, b))))
-    if prove_nonnegative(a) and prove_lt(a, b):
+    if _is_remainder(a, b):
         return const(0)
-    if a.op == "floordiv" and positive_with(b, a) and positive_with(a.args[1], a):
+    if a.op == "floordiv" and is_divisor(b) and is_divisor(a.args[1]):
         return ex.binary("floordiv", a.args[0], a.args[1] * b)
-    if a.op == "mod" and positive_with(b, a):
+    if a.op == "mod" and is_divisor(b):
         inner, rest = divide_terms(terms(a.args[1]), b)
         if inner and not rest:
             return ex.binary("mod", ex.binary("floordiv", a.args[0], b), from_terms(inner))
@@ -250,11 +266,11 @@ def _mod(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value <= 0:
         return None
     quotient, rest = divide_terms(terms(a), b)
-    if quotient and positive_with(b, a):
+    if quotient and is_divisor(b):
         return ex.binary("mod", from_terms(rest), b)
-    if prove_nonnegative(a) and prove_lt(a, b):
+    if _is_remainder(a, b):
         return a
-    if a.op == "mod" and positive_with(b, a):
+    if a.op == "mod" and is_divisor(b):
         inner, rest = divide_terms(terms(a.args[1]), b)
         if inner and not rest:
             return ex.binary("mod", a.args[0], b)
@@ -285,7 +301,7 @@ def _common_factor(a: Expr, b: Expr) -> tuple[Expr, Expr] | None:
                 left.remove(atom)
                 kept.append(atom)
         shared = kept
-    shared = [s for s in shared if positive_with(s, a)]
+    shared = [s for s in shared if is_divisor(s)]
     if g <= 1 and not shared:
         return None
 
@@ -319,12 +335,12 @@ def _bound(e: Expr, up: bool) -> Expr | None:
     if e.op == "axis":
         return _axis_upper(e) if up else const(0)
     if e.op == "mod":
-        if not prove_positive(e.args[1]):
+        if not is_divisor(e.args[1]):
             return None
         return upper_minus_one(e.args[1]) if up else const(0)
     if e.op == "floordiv":
         a = _bound(e.args[0], up)
-        if a is None or not prove_positive(e.args[1]) or e.args[1].axes:
+        if a is None or e.args[1].axes or not is_divisor(e.args[1]):
             return None
         return ex.binary("floordiv", a, e.args[1])
     if e.op in ("min", "max"):
@@ -392,7 +408,7 @@ def _least(atom: Expr) -> int | None:
         bounds = [_least_value(a) for a in atom.args]
         if atom.op == "max" or None not in bounds:
             return max((b for b in bounds if b is not None), default=None) if atom.op == "max" else min(bounds)
-    if atom.op == "floordiv" and prove_nonnegative(atom.args[0]) and prove_positive(atom.args[1]):
+    if atom.op == "floordiv" and prove_nonnegative(atom.args[0]) and is_divisor(atom.args[1]):
         return 0
     return None
 

@@ -174,7 +174,7 @@ def test_symbolic_shapes() -> None:
     assert shapes("Reshape", [x], [np.array([0, 0, 12, 64])]) == ["f32[B, S, 12, 64]"]
     assert shapes("Reshape", [x], [np.array([0, -1])]) == ["f32[B, (768*S)]"]
     assert shapes("Reshape", [x], [np.array([-1, 768])]) == ["f32[(B*S), 768]"]
-    assert shapes("Slice", [x], [np.array([0]), np.array([-1]), np.array([1])]) == ["f32[B, (S - 1), 768]"]
+    assert shapes("Slice", [x], [np.array([0]), np.array([-1]), np.array([1])]) == ["f32[B, max((S - 1), 0), 768]"]
     assert shapes("Slice", [x], [np.array([0]), np.array([2**63 - 1]), np.array([1]), np.array([1])]) == ["f32[B, S, 768]"]
     assert shapes("Split", [x], [np.array([512, 256])], outputs=2, axis=-1) == ["f32[B, S, 512]", "f32[B, S, 256]"]
     assert shapes("Concat", [x, (dt.float32, (b, 3, 768))], axis=1) == ["f32[B, (S + 3), 768]"]

@@ -13,7 +13,7 @@ from ..graph import Value
 from ..loops import Ref
 from .base import REQUIRED, Builder, Lowering, Sample, broadcast_index, broadcast_shapes, register
 from .elementwise import real_sample, sum_to
-from .views import View, axis_flags, axis_list, by_axis, choose, drop_dims, guarded, holds, is_one, reshaped, select, settled, slice_range, surely_positive
+from .views import View, axis_flags, axis_list, by_axis, choose, drop_dims, guarded, holds, is_one, is_size, reshaped, select, settled, slice_range
 
 SHAPE_VERSIONS = (13, 21, 23, 24, 25)
 
@@ -44,7 +44,7 @@ class Reshape(View):
     def _resolve(n: Lowering, x: Tensor, wanted: list[Expr]) -> list[Expr]:
         dims: list[Expr] = []
         for k, d in enumerate(wanted):
-            if not n.attr("allowzero") and not surely_positive(d):
+            if not n.attr("allowzero") and not is_size(d):
                 if d.is_const and d.value == 0 and k >= x.rank:
                     raise n.error(f"dimension {k} of the new shape is 0, but the input has rank {x.rank}")
                 if k < x.rank:
@@ -52,7 +52,7 @@ class Reshape(View):
             dims.append(d)
         if sum(d.is_const and d.value == -1 for d in dims) > 1:
             raise n.error("more than one dimension of the new shape is -1")
-        unknown = [d for d in dims if (d.is_const and d.value == -1) or (not d.is_const and not surely_positive(d))]
+        unknown = [d for d in dims if (d.is_const and d.value == -1) or not (d.is_const or is_size(d))]
         if unknown:
             known = ex.product(ex.where(ex.equal(d, -1), 1, d) if d in unknown else d for d in dims)
             certain = any(d.is_const and d.value == -1 for d in unknown)

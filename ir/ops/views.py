@@ -10,7 +10,7 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, ExprLike, Tensor
-from ..integer import prove_nonnegative, prove_positive
+from ..integer import prove_nonnegative
 from ..loops import HostNest, HostRef, Ref
 from .base import Lowering, Op
 from .callbacks import take_or_empty
@@ -234,5 +234,6 @@ def settled(n: Lowering, dims: Sequence[Expr]) -> list[Expr]:
     return [sizes[next(found)] if any(e.op == "where" for e in ex.walk(d)) else d for d in dims]
 
 
-def surely_positive(e: Expr) -> bool:
-    return e.value > 0 if e.is_const else prove_positive(e)
+def is_size(e: Expr) -> bool:
+    """Whether a wanted dimension certainly is one: a positive constant, or what the inputs' sizes alone decide and never is below zero. An empty one stands for itself as well."""
+    return e.value > 0 if e.is_const else prove_nonnegative(e) and not ex.loads((e,))
