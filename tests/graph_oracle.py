@@ -17,7 +17,7 @@ from sardonyx.compiler.exporter import export_model
 from sardonyx.compiler.importer import import_model
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
-from sardonyx.ir.graph import Graph, TensorType, Value
+from sardonyx.ir.graph import Graph, Node, TensorType, Value
 from sardonyx.ir.infer import infer_graph
 from sardonyx.ir.interpret import run_nests, run_node
 from sardonyx.ir.parse import parse_graph
@@ -37,6 +37,7 @@ Xor""".split())
 FLOAT32 = 2.0**-24  # its unit roundoff
 CANCELLING = frozenset(("Gelu", "FastGelu", "BiasGelu"))  # x * (1 + f(x)) with f near -1: they round to a part of their operands
 SINGLE = frozenset(("Resize", "Shrink", "Gelu", "GroupNormalization", "HardSwish"))  # ONNX Runtime computes in float32, doubles too
+GATED = frozenset(("LSTM", "GRU"))  # (1 - z) * h rounds to a part of one
 SATURATING = frozenset(("Sigmoid", "QuickGelu", "FusedConv", "FusedGemm", "LSTM", "GRU"))  # its approximation of the logistic function is good to a part of one, not of the result
 
 
@@ -53,10 +54,10 @@ def is_float(array: object) -> bool:
 
 
 def moved(array: np.ndarray, run: int, rng: np.random.Generator, least: float = 0.0, absolute: float | np.ndarray = 0.0) -> np.ndarray:
-    """An array with every element moved by up to UNITS roundoffs, of `least` if that is larger, and by `absolute`: up in run 1, down in run 2, at random in others."""
+    """An array with every element moved by up to UNITS roundoffs, of `least` if that is larger, and by `absolute`: away from zero in run 1, towards it in run 2, at random in others."""
     sign = 1.0 if run == 1 else -1.0 if run == 2 else rng.choice([-1.0, 1.0], array.shape)
     wide = array.astype(np.float64)
-    return np.asarray(wide * (1 + sign * UNITS * 2 * max(least, bits_of(array.dtype))) + sign * absolute).astype(array.dtype)
+    return np.asarray(wide + sign * np.copysign(np.abs(wide) * UNITS * 2 * max(least, bits_of(array.dtype)) + absolute, wide)).astype(array.dtype)
 
 
 def meaning(graph: Graph, feeds: Arrays, run: int = 0, peer: bool = False) -> dict[Value, object]:
@@ -74,19 +75,29 @@ def meaning(graph: Graph, feeds: Arrays, run: int = 0, peer: bool = False) -> di
         inputs = [read(v) for v in node.inputs]
         perturbed = run and node.op not in EXACT
         if perturbed:
-            scales = node.op.startswith("QLinear")  # constants, whose products round
-            inputs = [moved(x, run, rng) if is_float(x) and (scales or (v in env and v.constant is None)) else x for v, x in zip(node.inputs, inputs, strict=True)]
+            rounds = {v for v in node.inputs if v in env and v.constant is None and is_float(env[v])}
+            scales = node.op.startswith("QLinear") or not rounds  # constants, whose products round
+            inputs = [moved(x, run, rng) if is_float(x) and (scales or v in rounds) else x for v, x in zip(node.inputs, inputs, strict=True)]
         results = run_node(node, inputs, env)
         if perturbed:
             least = FLOAT32 if peer and node.op in SINGLE else 0.0
-            absolute: float | np.ndarray = UNITS * 2 * FLOAT32 if peer and node.op in SATURATING else 0.0
-            if node.op in CANCELLING:
-                absolute = absolute + UNITS * 2 * bits_of(results[0].dtype) * sum(np.abs(np.asarray(x, np.float64)) for x in inputs if x is not None)
-            results = [moved(x, run, rng, least, absolute) if is_float(x) else x for x in results]
+            results = [moved(x, run, rng, least, UNITS * 2 * lost(node, inputs, x, peer)) if is_float(x) else x for x in results]
         env.update((v, x) for v, x in zip(node.outputs, results, strict=False) if v is not None)
     for v in graph.outputs:
         env.setdefault(v, v.constant)
     return env
+
+
+def lost(node: Node, inputs: Sequence[object], result: np.ndarray, peer: bool) -> float | np.ndarray:
+    """What one rounding inside a node may take from its result, beyond a part of the result itself."""
+    op, unit = node.op, bits_of(result.dtype)
+    if op in CANCELLING:
+        return unit * sum(np.abs(np.asarray(x, np.float64)) for x in inputs if x is not None)
+    if op == "InstanceNormalization" and peer:  # as x * a + b, whose parts are larger than their sum
+        x, scale = (np.asarray(i, np.float64) for i in inputs[:2])
+        spread = np.sqrt(x.var(axis=tuple(range(2, x.ndim)), keepdims=True) + float(node.attributes.get("epsilon", 1e-5)))
+        return max(unit, FLOAT32) * np.abs(x) * np.abs(scale).reshape(-1, *[1] * (x.ndim - 2)) / spread
+    return max(unit if op in GATED else 0.0, FLOAT32 if peer and op in SATURATING else 0.0)
 
 
 @dataclass
@@ -242,7 +253,7 @@ def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expect
         text = str(e)
         missing = "NOT_IMPLEMENTED" in text or "Could not find an implementation" in text
         return Verdict(None if missing else Failure("onnxruntime", text[:400]))
-    if any(n.op in SATURATING or (n.op in SINGLE and n.outputs[0].type.dtype is dt.float64) for n in graph.nodes):
+    if any(n.op in SATURATING or n.op == "InstanceNormalization" or (n.op in SINGLE and n.outputs[0].type.dtype is dt.float64) for n in graph.nodes):
         expected = [replace(e, bounds=None, peer=True) for e in expected]
     for f, want in zip(feeds, expected, strict=True):
         try:
