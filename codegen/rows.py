@@ -33,7 +33,7 @@ class RowEmitter(Emitter):
         self.nest = nest
         self.count(nest.roots())
         self.inner = nest.axes[-1] if nest.axes else None
-        self.columns = {r for r in self.reductions if self.is_column(r)}
+        self.columns = self.find_columns()
         for axis in dict.fromkeys([*nest.axes[-1:], *(ex.reduce_axes(r)[-1] for r in self.reductions)]):
             self._keep_shared(axis)
         self.scratch_bytes: Expr = ex.const(0)
@@ -41,6 +41,13 @@ class RowEmitter(Emitter):
         self.parts: dict[Expr, Expr] = {}  # axes of which a unit covers a part: its length
 
     # -------------------------------------------------------------------------------------------------------------- analysis
+    def find_columns(self) -> set[Expr]:
+        """The reductions that are swept. Where another one depends on all axes, each unit is one element, and no loop is left for a sweep that hangs on outer axes."""
+        found = {r for r in self.reductions if self.is_column(r)}
+        if any(r.axes >= set(self.nest.axes) for r in self.reductions if r not in found):
+            return {r for r in found if r.axes == {self.inner}}
+        return found
+
     def is_column(self, r: Expr) -> bool:
         """Whether a reduction reads memory in order along the innermost parallel axis rather than along what it reduces."""
         if self.inner is None or self.inner not in r.axes or ex.reduce_kind(r).startswith("arg"):

@@ -450,3 +450,16 @@ def test_a_window_whose_index_is_a_reduction() -> None:
     row = ex.reduce("sum", (q,), ex.where(ends[q] <= i, ex.const(1), ex.const(0)))
     padded = ex.where(ex.as_expr(0) <= i + r - 2, x[row, i + r, c], ex.const(0.0, dt.float32))
     check(MapNest((i, c), (Store(out, (i, c), ex.reduce("sum", (r,), padded)),)))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_windows_in_windows_at_places_that_data_give(padded: bool) -> None:
+    """The inner sum is one for each element, so that the outer one can be no sweep across rows of them."""
+    x, places, y = tensor("x", (2, 3, 4, 5)), tensor("places", (2, 7, 2), dt.int64), tensor("y", (2, 3, 7))
+    b, c, o, r, q = ex.axis(2), ex.axis(3), ex.axis(7), ex.axis(4, "r"), ex.axis(4, "q")
+    row, column = places[b, o, 0] + r - 1, places[b, o, 1] + q - 1
+    element = ex.load(x, (b, c, row, column), 0) if padded else x[b, c, ex.minimum(ex.maximum(row, 0), 3), ex.minimum(ex.maximum(column, 0), 4)]
+    inner = ex.reduce("sum", (q,), element * ex.cast(q + 1, dt.float32))
+    value = ex.reduce("sum", (r,), inner * ex.cast(r - 2, dt.float32))
+    given = np.random.default_rng(3).integers(-1, 4, (2, 7, 2))
+    check(MapNest((b, c, o), (Store(y, (b, c, o), value),)), tolerance=1e-5, arrays={places: given})
