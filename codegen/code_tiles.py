@@ -18,29 +18,30 @@ AHEAD_BYTES = 2048  # how far ahead codes are fetched
 
 
 @builder("row_of_codes")
-def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, digits: int, offset: bool) -> object:
+def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, digits: int, middle: int, zeros: str) -> object:
     """A row by a panel.
 
     Args:
         vectors, lanes: columns of the panel.
         bits, block: of the codes.
         digits: bytes of each number of the row.
-        offset: whether zero points differ from the middle.
+        middle: the zero point that `starts` take off.
+        zeros: type of the zero points: empty where all are the middle, `u8` themselves, `f32` scales * (middle - zero).
 
     Returns:
-        Intrinsic `row(digits, starts, steps, sums, codes, scales, offsets, blocks, c)`: c[column] = sum over blocks of
-        steps * scales * (digits times codes, from starts on) + offsets * sums. Every block's sum of products is exact.
+        Intrinsic `row(digits, starts, steps, sums, codes, scales, zeros, blocks, c)`: c[column] = sum over blocks of
+        steps * scales * (digits times codes, from starts on) + scales * (middle - zero) * sums. Every block's sum of products is exact.
     """
-    name = f"sardonyx.codes.{vectors}x{lanes}.{bits}.{block}.{digits}{'.offset' if offset else ''}"
+    name = f"sardonyx.codes.{vectors}x{lanes}.{bits}.{block}.{digits}.{middle}{zeros}"
     floats, words = F32.as_pointer(), I32.as_pointer()
-    arguments = (POINTER, words, floats, floats, words, floats, floats, I64, floats)
+    arguments = (POINTER, words, floats, floats, words, floats, POINTER, I64, floats)
 
     @intrinsic
-    def row(context: Any, digit: Any, starts: Any, steps: Any, sums: Any, codes: Any, scales: Any, offsets: Any, blocks: Any, c: Any) -> Any:
-        signature = types.void(digit, starts, steps, sums, codes, scales, offsets, types.int64, c)
+    def row(context: Any, digit: Any, starts: Any, steps: Any, sums: Any, codes: Any, scales: Any, zeros_: Any, blocks: Any, c: Any) -> Any:
+        signature = types.void(digit, starts, steps, sums, codes, scales, zeros_, types.int64, c)
 
         def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
-            f = local_function(bd.module, name, arguments, lambda f: RowBody(f, vectors, lanes, bits, block, digits, offset).emit())
+            f = local_function(bd.module, name, arguments, lambda f: RowBody(f, vectors, lanes, bits, block, digits, middle, zeros).emit())
             bd.call(f, [v if v.type == a else bd.bitcast(v, a) for v, a in zip(values, arguments, strict=True)])
             return ctx.get_dummy_value()
         return signature, lower
@@ -48,18 +49,18 @@ def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int
 
 
 @builder("unpack_codes")
-def unpack_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, middle: int, offset: bool) -> object:
-    """`unpack(codes, scales, offsets, blocks, to)`: to[step][column] = (code - middle) * scale (+ offset), `blocks` blocks of a panel; other arguments as `row_of_codes`'."""
-    name = f"sardonyx.unpacked.{vectors}x{lanes}.{bits}.{block}.{middle}{'.offset' if offset else ''}"
+def unpack_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, middle: int, zeros: str) -> object:
+    """`unpack(codes, scales, zeros, blocks, to)`: to[step][column] = (code - zero) * scale, `blocks` blocks of a panel; other arguments as `row_of_codes`'."""
+    name = f"sardonyx.unpacked.{vectors}x{lanes}.{bits}.{block}.{middle}{zeros}"
     floats, words = F32.as_pointer(), I32.as_pointer()
-    arguments = (words, floats, floats, I64, floats)
+    arguments = (words, floats, POINTER, I64, floats)
 
     @intrinsic
-    def unpack(context: Any, codes: Any, scales: Any, offsets: Any, blocks: Any, to: Any) -> Any:
-        signature = types.void(codes, scales, offsets, types.int64, to)
+    def unpack(context: Any, codes: Any, scales: Any, zeros_: Any, blocks: Any, to: Any) -> Any:
+        signature = types.void(codes, scales, zeros_, types.int64, to)
 
         def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
-            f = local_function(bd.module, name, arguments, lambda f: emit_unpack(f, vectors, lanes, bits, block, middle, offset))
+            f = local_function(bd.module, name, arguments, lambda f: emit_unpack(f, vectors, lanes, bits, block, middle, zeros))
             bd.call(f, [v if v.type == a else bd.bitcast(v, a) for v, a in zip(values, arguments, strict=True)])
             return ctx.get_dummy_value()
         return signature, lower
@@ -91,6 +92,15 @@ class Vectors:
         moved = bd.lshr(word, ir.Constant(self.ints, [shift] * self.lanes)) if shift else word
         return moved if mask + 1 >= 1 << 32 - shift else bd.and_(moved, ir.Constant(self.ints, [mask] * self.lanes))
 
+    def offset(self, zeros: ir.Value, at: ir.Value, kind: str, middle: int, scale: ir.Value) -> ir.Value:
+        """scale * (middle - zero) of the columns from element `at` of the zero points on."""
+        bd = self.bd
+        if kind == "f32":
+            return bd.load(bd.bitcast(bd.gep(bd.bitcast(zeros, F32.as_pointer()), [at]), self.floats.as_pointer()), align=4)
+        bytes_ = ir.VectorType(ir.IntType(8), self.lanes)
+        held = bd.zext(bd.load(bd.bitcast(bd.gep(zeros, [at]), bytes_.as_pointer()), align=1), self.ints)
+        return bd.fmul(bd.sitofp(bd.sub(ir.Constant(self.ints, [middle] * self.lanes), held), self.floats), scale)
+
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         return call_named(self.bd, f"llvm.fma.v{self.lanes}f32", self.floats, [a, b, c])
 
@@ -98,8 +108,8 @@ class Vectors:
 class RowBody:
     """Emits `row_of_codes`."""
 
-    def __init__(self, f: ir.Function, vectors: int, lanes: int, bits: int, block: int, digits: int, offset: bool) -> None:
-        self.f, self.vectors, self.bits, self.block, self.digits, self.offset = f, vectors, bits, block, digits, offset
+    def __init__(self, f: ir.Function, vectors: int, lanes: int, bits: int, block: int, digits: int, middle: int, zeros: str) -> None:
+        self.f, self.vectors, self.bits, self.block, self.digits, self.middle, self.zeros = f, vectors, bits, block, digits, middle, zeros
         self.bd = ir.IRBuilder(f.append_basic_block("entry"))
         self.v = Vectors(self.bd, lanes)
         self.columns = vectors * lanes
@@ -110,7 +120,7 @@ class RowBody:
     def emit(self) -> None:
         """entry -> block -> groups -> block_end -> done"""
         bd, v, f = self.bd, self.v, self.f
-        digits, starts, steps, sums, codes, scales, offsets, blocks, c = f.args
+        digits, starts, steps, sums, codes, scales, zeros, blocks, c = f.args
         groups = self.block // self.steps
         unrolled = min(groups, UNROLLED)
         entry = bd.block
@@ -147,15 +157,16 @@ class RowBody:
         bd.position_at_end(end)
         at_row = bd.mul(g, I64(self.columns))
         size = v.spread(bd.load(bd.gep(steps, [g])))
-        scale, offset = bd.gep(scales, [at_row]), bd.gep(offsets, [at_row])
-        row_sum = v.spread(bd.load(bd.gep(sums, [g]))) if self.offset else None
+        row_sum = v.spread(bd.load(bd.gep(sums, [g]))) if self.zeros else None
         ended = []
         for n in range(self.vectors):
             value = bd.sitofp(acc[-1][n], v.floats)
             for plane_of in reversed(acc[:-1]):
                 value = v.fma(value, v.number(256.0), bd.sitofp(plane_of[n], v.floats))
-            result = v.fma(value, bd.fmul(size, v.load(scale, n * v.lanes, v.floats)), total[n])
-            ended.append(result if row_sum is None else v.fma(row_sum, v.load(offset, n * v.lanes, v.floats), result))
+            at_lane = bd.add(at_row, I64(n * v.lanes))
+            scale = v.load(bd.gep(scales, [at_lane]), 0, v.floats)
+            result = v.fma(value, bd.fmul(size, scale), total[n])
+            ended.append(result if row_sum is None else v.fma(row_sum, v.offset(zeros, at_lane, self.zeros, self.middle, scale), result))
         g_next = bd.add(g, I64(1))
         bd.cbranch(bd.icmp_signed("<", g_next, blocks), block, done)
         for phi, start, value in ((g, I64(0), g_next), (at, digits, digit_next), (word, codes, w_next)):
@@ -185,9 +196,9 @@ class RowBody:
         return acc
 
 
-def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int, middle: int, offset: bool) -> None:
+def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int, middle: int, kind: str) -> None:
     """entry -> block -> groups -> block_end -> done"""
-    codes, scales, offsets, blocks, to = f.args
+    codes, scales, zeros, blocks, to = f.args
     entry, body, walk, end, done = (f.append_basic_block(n) for n in ("entry", "block", "groups", "block_end", "done"))
     bd = ir.IRBuilder(entry)
     v, columns, steps = Vectors(bd, lanes), vectors * lanes, 4 * (8 // bits)
@@ -197,7 +208,7 @@ def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int,
     g, word, out = bd.phi(I64), bd.phi(I32.as_pointer()), bd.phi(F32.as_pointer())
     at = bd.mul(g, I64(columns))
     scale = [v.load(bd.gep(scales, [at]), n * lanes, v.floats) for n in range(vectors)]
-    shift = [v.load(bd.gep(offsets, [at]), n * lanes, v.floats) if offset else v.number(0.0) for n in range(vectors)]
+    shift = [v.offset(zeros, bd.add(at, I64(n * lanes)), kind, middle, s) for n, s in enumerate(scale)] if kind else []
     bd.branch(walk)
 
     bd.position_at_end(walk)
@@ -209,7 +220,7 @@ def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int,
             for byte in range(4):
                 code = bd.sitofp(bd.sub(v.field(held, 8 * byte + bits * part, (1 << bits) - 1), taken), v.floats)
                 place = bd.gep(o, [I64((4 * part + byte) * columns + n * lanes)])
-                bd.store(v.fma(code, scale[n], shift[n]) if offset else bd.fmul(code, scale[n]), bd.bitcast(place, v.floats.as_pointer()), align=4)
+                bd.store(v.fma(code, scale[n], shift[n]) if kind else bd.fmul(code, scale[n]), bd.bitcast(place, v.floats.as_pointer()), align=4)
     q_next, w_next, o_next = bd.add(q, I64(1)), bd.gep(w, [I64(columns)]), bd.gep(o, [I64(steps * columns)])
     bd.cbranch(bd.icmp_signed("<", q_next, I64(block // steps)), walk, end)
     bd.position_at_end(end)

@@ -42,7 +42,8 @@ class Weights:
     Args:
         code: int32, from 0 to 2^bits - 1.
         block: steps of k that share a scale and a zero point.
-        scale, zero: float32, over the column and the block's number `at`; None: the zero point is `middle`.
+        scale: float32, over the column and the block's number `at`.
+        zero: over the same, an integer that fits a byte or any float32; None: the zero point is `middle`.
         middle: whole number that is taken off the codes exactly.
     """
 
@@ -53,6 +54,11 @@ class Weights:
     scale: Expr
     zero: Expr | None
     middle: int
+
+    @property
+    def zeros(self) -> str:
+        """How zero points are packed: as bytes, as what they add to float32 weights, or (empty) not at all."""
+        return "" if self.zero is None else dt.float32.short if self.zero.dtype.is_float else dt.uint8.short
 
 
 def schedule(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> list[MapNest | KernelCall] | None:
@@ -98,7 +104,8 @@ def weights_of(b: Expr, k: Expr) -> Weights | None:
         if k in scale_at.axes or k in zero_at.axes:
             continue
         whole = int(zero_at.value) if zero_at.is_const and float(zero_at.value).is_integer() and abs(zero_at.value) <= 255 else None
-        return Weights(code, bits, block, at, scale_at, None if whole is not None else ex.cast(zero_at, dt.float32), 1 << bits - 1 if whole is None else whole)
+        zero_at = zero_at if bits_of(zero_at) is not None else ex.cast(zero_at, dt.float32)
+        return Weights(code, bits, block, at, scale_at, None if whole is not None else zero_at, 1 << bits - 1 if whole is None else whole)
     return None
 
 
@@ -146,7 +153,7 @@ class Made:
 
 def pack(p: Product, w: Weights, column: Expr, k: Expr) -> Made:
     """Codes as words [panel, block, group, column]: byte i of a word holds, lowest bits first, the codes of steps i, i + 4, ... of its group; then scales, and
-    scales times (middle - zero), as [panel, block, column]."""
+    zero points, as bytes or as scales times (middle - zero), as [panel, block, column]."""
     width, per = TILE.columns, 8 // w.bits
     columns, blocks = column.extent, w.at.extent
     panels = ex.ceildiv(columns, width)
@@ -166,9 +173,10 @@ def pack(p: Product, w: Weights, column: Expr, k: Expr) -> Made:
     place = {column: at, w.at: block}
     values = [("scales", ex.substitute_one(w.scale, place))]
     if w.zero is not None:
-        values.append(("offsets", ex.substitute_one(w.scale * (ex.const(float(w.middle), dt.float32) - w.zero), place)))
+        taken = ex.cast(w.zero, dt.uint8) if w.zeros == dt.uint8.short else w.scale * (ex.const(float(w.middle), dt.float32) - w.zero)
+        values.append(("zeros", ex.substitute_one(taken, place)))
     for what, value in values:
-        tensor = Tensor(f"{name}.{what}", dt.float32, (panels, blocks, ex.const(width)))
+        tensor = Tensor(f"{name}.{what}", value.dtype, (panels, blocks, ex.const(width)))
         maps.append(MapNest((panel, block, lane), (Store(tensor, (panel, block, lane), value),), p.origin))
         tensors.append(tensor)
     return Made(tuple(maps), tuple(tensors))
@@ -256,8 +264,8 @@ class FewBitsText(ProductText):
     def declare(self) -> None:
         w = self.weights
         super().declare()
-        self.writer.function("row_of_codes", "row_of_codes", TILE.vectors, TILE.lanes, w.bits, w.block, DIGITS, w.zero is not None)
-        self.writer.function("unpack_codes", "unpack_codes", TILE.vectors, TILE.lanes, w.bits, w.block, w.middle, w.zero is not None)
+        self.writer.function("row_of_codes", "row_of_codes", TILE.vectors, TILE.lanes, w.bits, w.block, DIGITS, w.middle, w.zeros)
+        self.writer.function("unpack_codes", "unpack_codes", TILE.vectors, TILE.lanes, w.bits, w.block, w.middle, w.zeros)
 
     def prologue(self) -> None:
         super().prologue()
@@ -273,7 +281,7 @@ class FewBitsText(ProductText):
             panel.lines += [f"first_column = panel * {width}", f"width = min({width}, {self.parameter(self.columns, 'columns')} - first_column)"]
         words = w.block * w.bits // 32 * width
         panel.lines += [f"codes = advanced({self.b}, panel * {blocks} * {words})", f"scales = advanced({self.scales}, panel * {blocks} * {width})"]
-        panel.lines.append(f"offsets = advanced({self.zeros[0]}, panel * {blocks} * {width})" if self.zeros else "offsets = scales")
+        panel.lines.append(f"zeros = advanced({self.zeros[0]}, panel * {blocks} * {width})" if self.zeros else "zeros = scales")
         few = Scope(panel, conditional=True)
         self.few_rows(few, blocks)
         if not self.many:
@@ -289,7 +297,7 @@ class FewBitsText(ProductText):
         row = Scope(few)
         sums = f"advanced({self.sums[0]}, (first_row + i) * {blocks})" if self.sums else "scales"
         row.lines.append(f"row_of_codes(advanced({self.digits}, (first_row + i) * {DIGITS} * {depth}), advanced({self.starts}, (first_row + i) * {blocks} * {DIGITS}), "
-                         f"advanced({self.sizes}, (first_row + i) * {blocks}), {sums}, codes, scales, offsets, {blocks}, acc)")
+                         f"advanced({self.sizes}, (first_row + i) * {blocks}), {sums}, codes, scales, zeros, {blocks}, acc)")
         row.lines.append("at = 0")
         self.store_row(row)
         row.close("for i in range(count):")
@@ -299,7 +307,7 @@ class FewBitsText(ProductText):
         total, chunk = self.parameter(self.steps, "steps"), self.parameter(self.blocking.chunk, "chunk")
         walk = Scope(many)
         walk.lines += [f"length = min({chunk}, {total} - k)", f"g = k // {w.block}",
-                       f"unpack_codes(advanced(codes, g * {words}), advanced(scales, g * {width}), advanced(offsets, g * {width}), "
+                       f"unpack_codes(advanced(codes, g * {words}), advanced(scales, g * {width}), advanced(zeros, g * {width}), "
                        f"(length + {w.block - 1}) // {w.block}, unpacked)"]
         block = Scope(walk)
         acc_at = f"block * {TILE.rows * width}"

@@ -7,11 +7,13 @@ import pytest
 import sardonyx
 from onnx import TensorProto, helper, numpy_helper
 from sardonyx.codegen import few_bits
+from sardonyx.codegen.dot_forms import VPDPBUSD, dot_form
 from sardonyx.compiler.importer import import_model
 from sardonyx.compiler.pipeline import Options, lower_and_fuse, optimise
 from sardonyx.ir import target as targets
 from sardonyx.ir.kernel import KernelCall
 from sardonyx.ir.loops import ContractionNest
+from sardonyx.runtime.host import host_target
 
 RNG = np.random.default_rng(3)
 VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,-prefer-256-bit", "avx512", 64, 32)
@@ -61,6 +63,14 @@ def test_results(m: int, k: int, n: int, block: int, bits: int, zeros: str) -> N
     proto, weights, bounds = made(k, n, block, bits, zeros, m)
     a = RNG.standard_normal((m, k)).astype(np.float32) * np.exp(RNG.standard_normal((m, 1)) * 4).astype(np.float32)
     close(sardonyx.InferenceSession(proto).run(None, {"a": a})[0], a, weights, bounds)
+
+
+@pytest.mark.parametrize("zeros,size", [("codes", 1), ("floats", 4)])
+@pytest.mark.skipif(dot_form(host_target()) is not VPDPBUSD or host_target().isa != "avx512", reason="this processor unpacks the weights")
+def test_zero_points_that_are_codes_stay_bytes(zeros: str, size: int) -> None:
+    """What a run of one row reads: codes, scales, and zero points, for 128 columns of 8 blocks."""
+    session = sardonyx.InferenceSession(made(256, 128, 32, 4, zeros, 1)[0])
+    assert sorted(a.nbytes for a in session._model.constants) == sorted((128 * 8 * 16, 128 * 8 * 4, 128 * 8 * size))
 
 
 def test_rows_that_only_the_run_knows() -> None:
