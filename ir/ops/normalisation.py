@@ -454,14 +454,14 @@ class BatchNormalization(Op):
 
 @register
 class MeanVarianceNormalization(Op):
-    """(x - mean) / (deviation + 1e-9) over `axes`. Source: ONNX MeanVarianceNormalization-13."""
+    """(x - mean) / (deviation + 1e-9) over `axes`; those that `x` has not are left out, so that the usual ones suit ranks below 4. Source: ONNX MeanVarianceNormalization-13."""
 
     name, versions = "MeanVarianceNormalization", (9, 13)
     attributes = {"axes": (0, 2, 3)}
 
     def lower(self, n: Lowering) -> Ref:
         x = n.input(0)
-        axes = sorted({n.axis(int(a), x.rank) for a in n.attr("axes")})
+        axes = sorted({n.axis(int(a), x.rank) for a in n.attr("axes") if int(a) < x.rank})
 
         def body(*i: Expr) -> Expr:
             m = Moments(n, x, axes, i)
@@ -471,6 +471,8 @@ class MeanVarianceNormalization(Op):
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 3, 2, 2)),))
         yield Sample((real_sample((2, 3, 2, 2)),), {"axes": (1, -1)}, name="axes")
+        for shape in ((2, 3, 4), (5, 3), (6,)):
+            yield Sample((real_sample(shape),), name=f"rank_{len(shape)}")
 
 
 @register
