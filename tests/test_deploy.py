@@ -1,6 +1,7 @@
 """The programs of docs/deploy.md: compiled and run by the commands that stand there."""
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
-NEEDS = {"C": ["cc"], "C++": ["c++"], "Rust": ["rustc", "cc"], "JavaScript": ["node"], "Java": ["javac", "java", "cc"], "C#": ["mcs", "mono"]}
+NEEDS = {"C": ["cc"], "C++": ["c++"], "Windows": ["wine"], "Android": ["readelf"], "Rust": ["rustc", "cc"], "JavaScript": ["node"], "Java": ["javac", "java", "cc"], "C#": ["mcs", "mono"]}
 SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 
 
@@ -32,16 +33,16 @@ def test_the_page_is_true(language: str, folder: Path) -> None:
     missing = [tool for tool in NEEDS[language] if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
-    if language == "JavaScript":
+    if language in ("Windows", "Android", "JavaScript"):
         pytest.importorskip("ziglang")
     commands = "".join(re.findall(r"^```\n(\$ .*?)^```", SECTIONS[language], re.M | re.S))
     assert commands, f"docs/deploy.md shows no commands for {language}"
     script, shown = [], ""
     for line in commands.splitlines():
         if line.startswith("$ "):
-            script.append(line[2:].replace("sardonyx ", f"{sys.executable} -m sardonyx ", 1) + (" > /dev/null" if line.startswith("$ sardonyx") else ""))
+            script.append(re.sub("^(?:python -m|(?=sardonyx ))", f"{sys.executable} -m ", line[2:]) + (" > /dev/null" if line.startswith("$ sardonyx") else ""))
         else:
             shown += line + "\n"
-    done = subprocess.run(["sh", "-ec", "\n".join(script)], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(["sh", "-ec", "\n".join(script)], cwd=folder, env={**os.environ, "WINEPREFIX": str(folder / "wine")}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == shown

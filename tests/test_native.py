@@ -428,7 +428,7 @@ def in_memory_of_the_caller(folder: Path) -> Path:
     """A program whose status is what `open_in` returns."""
     source = folder / "memory.c"
     source.write_text("#include HEADER\nstatic char memory[1 << 20];\nint main(void) {\n    codes *model;\n    return codes_open_in(memory, sizeof(memory), 0, &model);\n}\n")
-    compile_c(["cc", "-std=c99"], Library(folder / "libcodes.so", folder / "codes.h", None, ""), folder / "memory", source)
+    compile_c(["cc", "-std=c99"], Library(folder / "libcodes.so", folder / "codes.h", None, None, ""), folder / "memory", source)
     return folder / "memory"
 
 
@@ -474,7 +474,7 @@ int main(void) {
 def test_the_header_is_valid_cplusplus(libraries: dict[str, Library], tmp_path: Path) -> None:
     source = tmp_path / "main.cc"
     source.write_text('#include HEADER\n#include "places.h"\nint main() { MODEL *m = nullptr; return places_input_count() == 1 && m == nullptr ? 0 : 1; }\n')
-    both = Library(libraries["dense"].path, libraries["dense"].header, None, "")
+    both = Library(libraries["dense"].path, libraries["dense"].header, None, None, "")
     done = subprocess.run(["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-pedantic", "-DMODEL=dense", '-DHEADER="dense.h"', f"-I{both.header.parent}", str(source), str(both.path),
                            str(libraries["places"].path), "-o", str(tmp_path / "program"), f"-Wl,-rpath,{both.path.parent}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

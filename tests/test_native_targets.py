@@ -141,7 +141,8 @@ def test_equal_inputs_give_equal_bytes(target: str, tmp_path: Path) -> None:
     found = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        found.append(build(target, tmp_path / folder / FILES[target]).path.read_bytes())
+        made = build(target, tmp_path / folder / FILES[target])
+        found.append(made.path.read_bytes() + (made.imports.read_bytes() if made.imports else b""))
         time.sleep(1.1)  # linkers count seconds
     assert found[0] == found[1]
     assert str(tmp_path).encode() not in found[0] and b"sardonyx-" not in found[0]
@@ -333,12 +334,12 @@ def wine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["digits", "loop"])
 def test_a_windows_library_under_wine(name: str, wine: dict[str, str], tmp_path: Path) -> None:
-    """A program that was linked with the library finds it beside itself and gets the session's results, threads asked for or not."""
+    """A program that was linked with its imports finds the library beside itself and gets the session's results, threads asked for or not."""
     source, feeds = (DIGITS, {"image": images()}) if name == "digits" else (serialised(name), MODELS[name][1](13))
     machine = parse("windows-x86-64", HOST)
     made = write_library(obtain(source, CompileOptions(), machine), tmp_path / f"{name}.dll", machine, HOST)
     command = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-windows-gnu", "-O1", "-s", f"-DMODEL={name}", f'-DHEADER="{name}.h"', f"-I{tmp_path}", str(SOURCE),
-               str(made.path), "-o", str(tmp_path / "program.exe")]
+               str(made.imports), "-o", str(tmp_path / "program.exe")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     session = sardonyx.InferenceSession(source)

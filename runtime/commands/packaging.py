@@ -60,7 +60,9 @@ def compile_model(request: CompileRequest) -> None:
         _print_code(found[0], dump, machines[0])
     if library:
         made = write_library(found[0], path, machines[0], host, request.weights == "beside", request.bare)
-        kind = f" and {made.header.name}{f', {made.weights.name} ({bytes_text(made.weights.stat().st_size)})' if made.weights else ''}, by {made.compiler}"
+        others = [made.header.name, *([made.imports.name] if made.imports else [])]
+        others += [f"{made.weights.name} ({bytes_text(made.weights.stat().st_size)})"] if made.weights else []
+        kind = f" and {', '.join(others)}, by {made.compiler}"
         click.echo(_workspace(found[0].plan))
     else:
         save_package(found, path)

@@ -2,6 +2,9 @@
  *
  * "tables.h" is generated for each model. SARDONYX_BARE leaves out everything that needs more than the compiler: allocation, threads, files.
  */
+#ifdef _WIN32
+#define SDX_API __declspec(dllexport)
+#endif
 #include "tables.h"
 
 #include <string.h>

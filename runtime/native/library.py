@@ -30,12 +30,14 @@ class Library:
     Args:
         path, header: the library and its C header.
         weights: the file of weights beside it, None if they are inside.
+        imports: the library that programs for Windows are linked with instead, None for other systems.
         compiler: the C compiler that was used.
     """
 
     path: Path
     header: Path
     weights: Path | None
+    imports: Path | None
     compiler: str
 
 
@@ -83,8 +85,11 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
         if beside is not None:
             _place(beside, made.weights)
         _place(header, made.header.encode())
+        imports = path.with_suffix(".lib") if path.suffix == ".dll" else None
+        if imports is not None:
+            _place(imports, built.with_suffix(".lib").read_bytes())
         _place(path, built.read_bytes())
-    return Library(path, header, beside, compiler.name)
+    return Library(path, header, beside, imports, compiler.name)
 
 
 def _check_suffix(path: Path, system: str) -> None:
@@ -112,21 +117,21 @@ def _build(model: CompiledModel, made: Sources, name: str, path: Path, system: s
     if path.suffix == ".a":
         compiler.archive(objects, out, folder)
     else:
-        options = _link_options(made, name, path, system, folder)
+        options = _link_options(made, out, system, folder)
         compiler.link(objects, out, options + (android.link_options(compiler, folder) if system == "android" else []), folder)
     return out
 
 
-def _link_options(made: Sources, name: str, path: Path, system: str, folder: Path) -> list[str]:
+def _link_options(made: Sources, out: Path, system: str, folder: Path) -> list[str]:
     """Options that make a shared library whose bytes depend on its inputs alone and which shows its interface alone."""
     if system in ("linux", "android"):
         (folder / "exports.map").write_text("{ global: " + "; ".join(made.exports) + "; local: *; };\n")
-        return ["-shared", f"-Wl,-soname,{path.name}", f"-Wl,--version-script={folder / 'exports.map'}", "-Wl,--build-id=none", "-Wl,-s", "-Wl,--gc-sections",
+        return ["-shared", f"-Wl,-soname,{out.name}", f"-Wl,--version-script={folder / 'exports.map'}", "-Wl,--build-id=none", "-Wl,-s", "-Wl,--gc-sections",
                 "-Wl,-z,noexecstack", *(["-lm", "-ldl"] if system == "linux" else [])]
     if system == "macos":
-        return ["-shared", f"-Wl,-install_name,@rpath/{path.name}", "-Wl,-dead_strip", "-s"]
+        return ["-shared", f"-Wl,-install_name,@rpath/{out.name}", "-Wl,-dead_strip", "-s"]
     if system == "windows":
-        return ["-shared", "-s", "-Wl,/Brepro"]  # a digest where the time would stand
+        return ["-shared", "-s", "-Wl,/Brepro", f"-Wl,--out-implib,{out.with_suffix('.lib')}"]  # Brepro: a digest where the time would stand
     return ["-mexec-model=reactor", "-s", *(f"-Wl,--export={e}" for e in [*made.exports, "malloc", "free"])]
 
 

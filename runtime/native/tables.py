@@ -270,7 +270,7 @@ def _header(plan: Plan, name: str, beside: str | None, bare: bool) -> str:
 {shared}
 #ifndef SDX_API
 #ifdef _WIN32
-#define SDX_API __declspec(dllexport)
+#define SDX_API
 #else
 #define SDX_API __attribute__((visibility("default")))
 #endif
