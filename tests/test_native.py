@@ -130,6 +130,20 @@ def test_same_bits_as_the_session(name: str, threads: int, libraries: dict[str, 
     native.close()
 
 
+def test_same_bits_with_operands_rounded_to_bfloat16(tmp_path: Path) -> None:
+    """By tile registers where the machine has them for bfloat16."""
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.compute_precision", "bf16")
+    ours = sardonyx.InferenceSession(serialised("dense"), options)
+    made = write_library(obtain(serialised("dense"), CompileOptions(precision="bf16"), HOST), tmp_path / "libdense.so", HOST, HOST)
+    native, exact = NativeModel(made.path), session(serialised("dense"))
+    for n in (1, 17, 64):
+        got, = native.run(dense_feeds(n))
+        assert got.tobytes() == ours.run(None, dense_feeds(n))[0].tobytes()
+        assert got.tobytes() != exact.run(None, dense_feeds(n))[0].tobytes()
+    native.close()
+
+
 def test_ports(libraries: dict[str, Library]) -> None:
     native = NativeModel(libraries["places"].path)
     x, = native.inputs
