@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from .package import ControlSettings
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import sardonyx as ort
 from onnx import TensorProto, helper
 from sardonyx.ir.target import parse
 from sardonyx.runtime.cache import Cache, CacheWarning
-from sardonyx.runtime.container import Container, ContainerError, write
+from sardonyx.runtime.container import BLOCK_BYTES, BLOCK_COLUMNS, CHUNK_BYTES, VERSION, Container, ContainerError, checksum, write
 from sardonyx.runtime.model import CompileOptions, host_target, obtain
 from sardonyx.runtime.package import from_container, save_package
 
@@ -189,6 +189,36 @@ def test_every_flipped_byte_is_found(container, tmp_path):
             Container(tmp_path / "d")
 
 
+def test_damage_of_large_sections_is_found(tmp_path):
+    """Flipped bits and bytes anywhere, words, pages and blocks that changed places, a page of zeros; the sums do not depend on how the work is shared."""
+    rng = np.random.default_rng(4)
+    data = rng.integers(0, 256, 5 * CHUNK_BYTES + 3 * BLOCK_BYTES + 1001).astype(np.uint8)
+    words, whole = data[:len(data) // 8 * 8].view(np.uint64), checksum(data.data)
+    assert checksum(data.data, workers=1) == checksum(data.tobytes(), workers=3) == whole
+    for at in [0, len(data) - 1, len(data) - 1002, *rng.integers(0, len(data), 40)]:
+        bit = np.uint8(1 << rng.integers(8))
+        data[at] ^= bit
+        assert checksum(data.data) != whole
+        data[at] ^= bit
+    page, block = BLOCK_COLUMNS, BLOCK_BYTES // 8
+    for one, other, size in ((7, 8, 1), (7, 7 + page, 1), (page, 3 * page, page), (0, 5 * block, block), (0, CHUNK_BYTES // 8, CHUNK_BYTES // 8)):
+        words[one:one + size], words[other:other + size] = words[other:other + size].copy(), words[one:one + size].copy()
+        assert checksum(data.data) != whole
+        words[one:one + size], words[other:other + size] = words[other:other + size].copy(), words[one:one + size].copy()
+    assert checksum(data.data) == whole
+    words[9 * page:10 * page] = 0
+    assert checksum(data.data) != whole
+    path = tmp_path / "large"
+    write(path, {}, {"w": data.data})
+    with open(path, "r+b") as f:
+        f.seek(3 * CHUNK_BYTES)
+        byte = f.read(1)[0]
+        f.seek(-1, os.SEEK_CUR)
+        f.write(bytes([byte ^ 4]))
+    with pytest.raises(ContainerError, match="section w does not match its checksum"):
+        Container(path)
+
+
 def test_every_cut_is_found(container, tmp_path):
     whole = container.read_bytes()
     for at in [0, 1, 55, 56, 57, len(whole) - 1, *random.Random(2).sample(range(len(whole)), 50)]:
@@ -201,8 +231,8 @@ def test_every_cut_is_found(container, tmp_path):
 
 def test_versions_and_strangers(container):
     whole = container.read_bytes()
-    with pytest.raises(ContainerError, match="format version 2"):
-        Container(whole[:8] + struct.pack("<I", 2) + whole[12:])
+    with pytest.raises(ContainerError, match=f"format version {VERSION + 1}"):
+        Container(whole[:8] + struct.pack("<I", VERSION + 1) + whole[12:])
     with pytest.raises(ContainerError, match="not a compiled model"):
         Container(b"\x7fELF" + whole[4:])
 
@@ -216,7 +246,7 @@ def test_manifests_of_strangers(manifest):
     import hashlib
 
     with pytest.raises(ContainerError):
-        Container(struct.pack("<8sIIQ32s", b"SARDONYX", 1, 0, len(manifest), hashlib.sha256(manifest).digest()) + manifest)
+        Container(struct.pack("<8sIIQ32s", b"SARDONYX", VERSION, 0, len(manifest), hashlib.sha256(manifest).digest()) + manifest)
 
 
 def test_package_round_trip(package):
