@@ -112,13 +112,14 @@ class QuantizeLinear(Op):
         dtype = zero.dtype if zero is not None else dt.BY_CODE[code] if code else dt.uint8
         where = Blocks(n, x, scale)
         precision = int(n.attr("precision"))
-        exact = dt.compute_type(dt.BY_CODE[precision]) if precision else dt.float32
+        kind = dt.BY_CODE[precision] if precision else scale.dtype if n.version >= 23 else dt.float32
+        exact = dt.compute_type(kind)
         known = n.known(1)
         unscaled = known is not None and bool(np.all(known.astype(np.float32) == 1))
 
         def value(*index: Expr) -> Expr:
             e = ex.cast(x[index], exact)
-            e = e if unscaled else e / ex.cast(where.at(scale, index), exact)
+            e = e if unscaled else ex.cast(ex.cast(e / ex.cast(where.at(scale, index), exact), kind), exact)  # the quotient has the type of the scale
             return requantize(e, None if zero is None or is_zero(n, 2) else where.at(zero, index), dtype, bool(n.attr("saturate")))
         return n.map(x.shape, value, dtype)
 
@@ -127,6 +128,7 @@ class QuantizeLinear(Op):
         yield Sample((x, np.float32(0.5), np.uint8(3)))
         yield Sample((x, np.array([0.5, 1, 2], np.float32), np.array([0, -3, 5], np.int8)), {"axis": 1})
         yield Sample((x, np.full((2, 3, 2), 0.25, np.float32), None), {"axis": 2, "block_size": 4, "output_dtype": dt.int16.code})
+        yield Sample((np.array([-1.1796875, 1.0], np.float16), np.float16(0.12420654296875), np.int8(5)), name="a_quotient_that_rounds_to_a_half")
 
 
 @register

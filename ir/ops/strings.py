@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -50,8 +52,60 @@ def normalize_strings(strings: np.ndarray, case: str = "NONE", sensitive: bool =
     return [text_array(changed, (1, len(changed)) if np.ndim(strings) == 2 else (len(changed),))]
 
 
+POSIX = {"alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": r"\x00-\x7f", "blank": r"\t ", "cntrl": r"\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~", "lower": "a-z", "print": " -~",
+         "punct": r"!-/:-@\[-`{-~", "space": r"\t\n\v\f\r ", "upper": "A-Z", "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f"}
+SPELLED = re.compile(r"\\Q(?P<literal>.*?)(?:\\E|$)|\[:(?P<posix>[a-z]+):\]|\\(?P<sign>[pP])(?:\{(?P<long>\^?\w+)\}|(?P<short>\w))|(?P<end>\\z)|(?P<name>\(\?<(?=[A-Za-z_]))|\\.", re.S)
+
+
+def python_pattern(pattern: str) -> str:
+    """A regular expression in RE2's syntax as Python has it.
+
+    Raises:
+        re.error: a class that is none of POSIX's, or letters of a script.
+    """
+    def translated(m: re.Match[str]) -> str:
+        if m["literal"] is not None:
+            return re.escape(m["literal"])
+        if m["posix"]:
+            if m["posix"] not in POSIX:
+                raise re.error(f"the class {m[0]} is unknown")
+            return POSIX[m["posix"]]
+        if m["sign"]:
+            name = m["long"] or m["short"]
+            return letters(name.removeprefix("^"), (m["sign"] == "P") != name.startswith("^"))
+        return r"\Z" if m["end"] else "(?P<" if m["name"] else m[0]
+    return _in_classes(SPELLED.sub(translated, pattern))
+
+
+@functools.cache
+def letters(category: str, others: bool) -> str:
+    """What stands in a class for all characters whose Unicode category begins with `category`, or for all others. In marks that `_in_classes` completes."""
+    held = np.array([unicodedata.category(chr(c)).startswith(category) for c in range(sys.maxunicode + 1)])
+    if not held.any():
+        raise re.error(f"the Unicode category {category} is unknown")
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], held != others, [False]]).astype(np.int8)))
+    return OPEN + "".join(f"\\U{a:08x}-\\U{b - 1:08x}" for a, b in edges.reshape(-1, 2).tolist()) + SHUT
+
+
+OPEN, SHUT = "\ufdd0", "\ufdd1"  # no characters of any text
+
+
+def _in_classes(pattern: str) -> str:
+    """Marked ranges in brackets of their own where they stand outside of a class."""
+    if OPEN not in pattern:
+        return pattern
+    out, inside, escaped = [], False, False
+    for c in pattern:
+        marks = c in (OPEN, SHUT)
+        out.append("" if marks and inside else {OPEN: "[", SHUT: "]"}.get(c, c))
+        if not escaped and not marks and c in "[]":
+            inside = c == "["
+        escaped = c == "\\" and not escaped
+    return "".join(out)
+
+
 def match_strings(strings: np.ndarray, pattern: str) -> list[np.ndarray]:
-    expression = re.compile(pattern)
+    expression = re.compile(python_pattern(pattern), re.ASCII)
     return [np.array([expression.fullmatch(s) is not None for s in texts_of(strings)], np.bool_).reshape(np.shape(strings))]
 
 
@@ -141,7 +195,7 @@ class StringNormalizer(Op):
 
 @register
 class RegexFullMatch(Op):
-    """Whether a regular expression matches the whole string; Python's syntax, which covers RE2's. Source: ONNX RegexFullMatch-20."""
+    """Whether a regular expression of RE2's syntax matches the whole string; without scripts (`\\p{Greek}`) and flags in the middle. Source: ONNX RegexFullMatch-20."""
 
     name, versions = "RegexFullMatch", (20,)
     attributes = {"pattern": REQUIRED}
@@ -149,13 +203,16 @@ class RegexFullMatch(Op):
     def lower(self, n: Lowering) -> Ref:
         pattern = str(n.attr("pattern"))
         try:
-            re.compile(pattern)
+            re.compile(python_pattern(pattern), re.ASCII)
         except re.error as e:
             raise n.error(f"pattern {pattern!r} is no regular expression: {e}") from e
         return n.host(functools.partial(match_strings, pattern=pattern), [(dt.boolean, n.input(0).shape)], "strings are matched")[0]
 
     def samples(self) -> Iterator[Sample]:
         yield Sample((np.array(["www.a.com", "b"], object),), {"pattern": r"www\.[a-z]+\.com"})
+        words = np.array(["été", "Ab", "a1", "a.b", "", "9", "é9"], object)
+        for pattern in (r"\w+", r"\p{L}+", r"[\pL\d]+", r"[^\p{Ll}]*", r"\P{Lu}+", r"[[:alpha:].]+", r"\Qa.b\E\z", r"(?i)AB"):
+            yield Sample((words,), {"pattern": pattern}, name=pattern)
 
 
 @register
