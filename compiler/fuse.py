@@ -45,7 +45,7 @@ class Fusion:
         self.sized: set[Ref] = set()
         for n in self.program.nests:
             self._link(n)
-        self.kept: set[Ref] = set(self.program.outputs)
+        self.kept: set[Ref] = {*self.program.outputs, *self.program.held()}
 
     def _link(self, nest: Nest) -> None:
         for r in reads(nest):

@@ -106,7 +106,7 @@ def _input_ref(v: Value) -> Ref:
 
 def drop_dead(program: NestProgram) -> None:
     """Remove nests and constants that no output depends on."""
-    live: set[Ref] = set(program.outputs)
+    live: set[Ref] = {*program.outputs, *program.held()}
     kept: list[Nest] = []
     for o in program.outputs:
         if isinstance(o, Tensor):

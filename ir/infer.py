@@ -258,7 +258,7 @@ def _set_contents(node: Node, lowered: Lowered) -> None:
         if found is None:
             continue
         v.content = found = tuple(map(whole, found))
-        if v.constant is None and all(e.is_const for e in found):
+        if v.constant is None and all(e.is_const for e in found) and not any(c.held for c in lowered.checks):  # which stay, for the run to tell
             v.constant = np.array([e.value for e in found], ref.dtype.numpy).reshape([d.value for d in ref.shape])
 
 

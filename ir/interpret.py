@@ -389,6 +389,7 @@ def run_node(node: Node, inputs: Sequence[object], scope: Mapping[Value, object]
     sizes: dict[str, int] = {}
     for nest in lowered.nests:
         run_nest(nest, arrays, sizes, scope)
+    _checked_sizes([c for c in lowered.checks if c.held], arrays, sizes)
     return [None if r is None or v is None else arrays[r] for v, r in zip(node.outputs, lowered.outputs, strict=True)]
 
 

@@ -230,10 +230,15 @@ def map_values(nest: Nest, change: Callable[[Sequence[Expr]], Sequence[Expr]]) -
 
 @dataclass(frozen=True)
 class Check:
-    """What must hold of sizes for a program to be right; `condition` is boolean, `reason` says what is wrong otherwise."""
+    """What must hold of sizes and elements for a program to be right; `condition` is boolean, `reason` says what is wrong otherwise.
+
+    Args:
+        held: whether what the condition reads is computed for it alone, and stays in memory whatever fusion does.
+    """
 
     condition: Expr
     reason: str
+    held: bool = False
 
 
 @dataclass
@@ -252,6 +257,10 @@ class NestProgram:
     nests: list[Nest]
     outputs: list[Ref]
     checks: list[Check] = field(default_factory=list)
+
+    def held(self) -> set[Ref]:
+        """Tensors that exist for checks."""
+        return {ex.load_tensor(e) for c in self.checks if c.held for e in ex.loads(c.condition)}
 
     def producers(self) -> dict[Ref, Nest]:
         return {o: n for n in self.nests for o in n.outputs}

@@ -245,8 +245,8 @@ class _ProgramReader(Reader):
                 if not isinstance(t, Tensor):
                     raise line.error(f"%{t.name} is no tensor")
                 program.constants[t] = self.array(line, t.dtype, [d.value for d in t.shape])
-            elif word == "check":
-                program.checks.append(Check(self.expr(line), json.loads(line.next())))
+            elif word in ("check", "demand"):
+                program.checks.append(Check(self.expr(line), json.loads(line.next()), word == "demand"))
             elif word == "output":
                 program.outputs.append(self.use(line))
             elif word in _NESTS:

@@ -460,7 +460,7 @@ class _ProgramPrinter:
             yield from self._definitions((*shapes, *_expressions(nest), *_extents(nest)))
             yield from (f"  {line}" for line in self.nest(nest))
         yield from self._definitions([c.condition for c in p.checks])
-        yield from (f"  check {self.plain.show(c.condition)} {json.dumps(c.reason)}" for c in p.checks)
+        yield from (f"  {'demand' if c.held else 'check'} {self.plain.show(c.condition)} {json.dumps(c.reason)}" for c in p.checks)
         yield from (f"  output {self.tensor(o)}" for o in p.outputs)
         yield "}"
 

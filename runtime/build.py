@@ -192,7 +192,7 @@ def used_constants(items: Sequence[KernelCall | HostNest | Alias], program: Nest
         if isinstance(i, (KernelCall, HostNest)):
             sizes = (*i.parameters, i.units, i.scratch_bytes) if isinstance(i, KernelCall) else ()
             used.update(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(sizes)))
-    used.update(dict.fromkeys(program.outputs))
+    used.update(dict.fromkeys((*program.outputs, *program.held())))
     return {t: a for t, a in constants.items() if t in used}
 
 

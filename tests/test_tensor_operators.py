@@ -16,12 +16,13 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from operator_harness import TENSOR_FAMILIES, equal, failures, family, interpret_lowered, sample_graph  # noqa: E402
+from sardonyx.compiler.lower import lower  # noqa: E402
 from sardonyx.ir import dtypes as dt  # noqa: E402
 from sardonyx.ir import expr as ex  # noqa: E402
 from sardonyx.ir import infer  # noqa: E402
 from sardonyx.ir.errors import ModelError, UnknownRankError  # noqa: E402
 from sardonyx.ir.graph import Graph, TensorType  # noqa: E402
-from sardonyx.ir.interpret import run_graph  # noqa: E402
+from sardonyx.ir.interpret import run_graph, run_nests  # noqa: E402
 from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
 
 OPS = [o for o in all_ops() if family(o) in TENSOR_FAMILIES]
@@ -204,12 +205,18 @@ def test_wrong_nodes_are_refused() -> None:
 
 
 def test_reads_stay_inside() -> None:
-    """Indices out of range are clamped when reading and ignored when writing."""
+    """Indices out of range are errors; what runs before the check finds them is clamped when reading and ignored when writing."""
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
-    g, feeds, _ = sample_graph(find("", "Gather"), Sample((x, np.array([7, -9, 1]))))
-    assert run_graph(g, feeds)[0].tolist() == [[4, 5], [0, 1], [2, 3]]
-    g, feeds, _ = sample_graph(find("", "ScatterND"), Sample((x, np.array([[5], [-4], [0]]), np.full((3, 2), 9, np.float32))))
-    assert run_graph(g, feeds)[0].tolist() == [[9, 9], [2, 3], [4, 5]]
+
+    def unchecked(op: str, *inputs: np.ndarray) -> list:
+        graph, feeds, sizes = sample_graph(find("", op), Sample(inputs))
+        with pytest.raises(ModelError, match="out of range"):
+            run_graph(graph, feeds)
+        program = lower(graph)
+        program.checks.clear()
+        return run_nests(program, {r: feeds[r.name] for r in program.inputs}, sizes)[0].tolist()
+    assert unchecked("Gather", x, np.array([7, -9, 1])) == [[4, 5], [0, 1], [2, 3]]
+    assert unchecked("ScatterND", x, np.array([[5], [-4], [0]]), np.full((3, 2), 9, np.float32)) == [[9, 9], [2, 3], [4, 5]]
 
 
 def test_special_values() -> None:

@@ -201,6 +201,10 @@ class Lowering(NodeView):
         """The elements of input `index` if they are known when compiling."""
         return self._values[index].constant if self.has(index) else None
 
+    def content(self, index: int) -> tuple[Expr, ...] | None:
+        """The elements of input `index` if they are sizes or follow from sizes."""
+        return self._values[index].content if self.has(index) else None
+
     def elements(self, index: int, count: int | None = None) -> tuple[Expr, ...]:
         """The elements of an integer vector (or scalar) input, as expressions: constants, symbolic sizes, or loads where only the run knows.
 
@@ -279,6 +283,11 @@ class Lowering(NodeView):
         stores = (Store(out, tuple(store(ab, ar, ac)), ex.cast(result, out.dtype)),)
         self.nests.append(ContractionNest(ab, ar, ac, ak, ex.cast(left, kind), ex.cast(right, kind), kind, stores, self.origin))
         return out
+
+    def demand(self, shape: Sequence[ExprLike], holds: Callable[..., Expr], reason: str) -> None:
+        """Demand something of every element: `holds` gets one index per dimension of `shape`. An error when running, for the node may stand where no run comes."""
+        broken = self.map([], lambda: self.reduce("max", shape, lambda *i: ex.where(holds(*i), 0, 1)), dt.int64, "broken")
+        self.checks.append(Check(broken[()] <= 0, f"node {self.label}: {reason}", held=True))
 
     def routine(self, routine: Routine, inputs: Sequence[Tensor], outputs: Sequence[tuple[DType, Sequence[ExprLike]]], parameters: Sequence[ExprLike] = (),
                 units: ExprLike = 1, scratch_bytes: ExprLike = 0, constants: Mapping[str, int | float | bool] | None = None) -> list[Tensor]:

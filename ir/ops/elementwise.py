@@ -70,6 +70,7 @@ class Binary(Op):
     """c[i] = f(a[i], b[i]) with NumPy broadcasting (axis/broadcast attributes before version 7)."""
 
     broadcast_since = 7
+    divides = False  # whether whole numbers are divided, which by zero is an error
 
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         """f, on operands in their compute type."""
@@ -83,6 +84,8 @@ class Binary(Op):
         if n.version < self.broadcast_since:
             b = unidirectional(n, a, b)
         shape = n.broadcast(a, b)
+        if self.divides and a.dtype.is_integer:
+            forbid_zero(n, b)
 
         def body(*i: Expr) -> Expr:
             return self.value(n, wide(broadcast_load(a, shape, i)), wide(broadcast_load(b, shape, i)))
@@ -94,6 +97,13 @@ class Binary(Op):
         yield Sample((a[:, :1].astype(np.float16), b.astype(np.float16)), name="half")
         yield Sample((a[:0], b), name="empty")
         yield Sample((np.arange(-6, 6, dtype=np.int32).reshape(3, 4), np.array([2, 3, 1, 5], np.int32)), name="int32")
+
+
+def forbid_zero(n: Lowering, b: Tensor) -> None:
+    """Demand divisors other than zero, but of sizes."""
+    known = n.known(1)
+    if n.content(1) is None if known is None else not known.all():
+        n.demand(b.shape, lambda *i: ex.not_equal(b[i], 0), "a whole number is divided by zero")
 
 
 # -------------------------------------------------------------------------------------------------------------- arithmetic
@@ -142,6 +152,7 @@ class Div(Binary):
     """Quotient; integers truncate towards zero. Source: ONNX Div-14."""
 
     name, versions = "Div", (1, 6, 7, 13, 14)
+    divides = True
 
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:
         return a / b
@@ -157,6 +168,7 @@ class Mod(Binary):
     """Remainder with the divisor's sign, or with the dividend's where `fmod` is 1. Source: ONNX Mod-28."""
 
     name, versions = "Mod", (10, 13, 28)
+    divides = True
     attributes = {"fmod": 0}
 
     def value(self, n: Lowering, a: Expr, b: Expr) -> Expr:

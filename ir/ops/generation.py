@@ -115,6 +115,7 @@ class Range(Op):
             start, limit, delta = (ex.cast(e, dt.int64) for e in (start, limit, delta))
             if delta.is_const and delta.value == 0:
                 raise n.error("delta is 0")
+            n.require(ex.not_equal(delta, 0), "delta is 0")
             count = ex.ceildiv(limit - start, delta) if delta.is_const and delta.value > 0 else -((start - limit) // delta)
         return n.map([as_size(n, ex.maximum(count, 0))], lambda i: start + ex.cast(i, start.dtype) * delta, kind)
 

@@ -1,4 +1,4 @@
-"""Operators that read or write at computed positions. Indices out of range are clamped when reading and ignored when writing."""
+"""Operators that read or write at computed positions. Indices out of range are errors when running, and never lead out of a buffer."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +23,7 @@ def index_reader(n: Lowering, input_index: int, size: Expr) -> Callable[..., Exp
     Known indices in arithmetic progression become affine expressions, so that taking a row or every second row is a view.
     """
     t, known = n.input(input_index), n.known(input_index)
+    require_indices(n, input_index, size)
     if known is not None and known.size:
         flat = known.reshape(-1).astype(np.int64)
         bounded = size.is_const and flat.min() >= -size.value and flat.max() < size.value
@@ -39,6 +40,33 @@ def index_reader(n: Lowering, input_index: int, size: Expr) -> Callable[..., Exp
         single = within(n.ints(input_index)[0], size)
         return lambda *i: single
     return lambda *i: within(ex.cast(t[i], dt.int64), size)
+
+
+OUTSIDE = "an index is out of range"
+
+
+def inside(index: Expr, size: Expr) -> Expr:
+    """Whether an index that counts from the end where it is negative lies in a dimension."""
+    index = ex.cast(index, dt.int64)
+    return ex.logical_and(index >= -size, index < size)
+
+
+def require_indices(n: Lowering, input_index: int, size: Expr) -> None:
+    """Demand indices in a dimension of `size`: without a kernel where they are known, or one alone."""
+    t, known, content = n.input(input_index), n.known(input_index), n.content(input_index)
+    if known is not None and known.size:
+        least = max(int(known.max()) + 1, -int(known.min()))
+        if not size.is_const:
+            n.require(size >= least, f"{OUTSIDE}: {least} elements are needed, the dimension has {size.text}")
+        elif size.value < least:
+            n.demand(t.shape, lambda *i: inside(t[i], size), f"{OUTSIDE}: the dimension has {size.text} elements, {least} are needed")
+    elif content is not None or (known is None and _count(t) == 1):
+        for e in n.ints(input_index, 1 if content is None else None):
+            holds = inside(e, size)
+            if not holds.is_const:
+                n.require(holds, f"{OUTSIDE}: the dimension has {size.text} elements")
+    elif known is None:
+        n.demand(t.shape, lambda *i: inside(t[i], size), f"{OUTSIDE}: the dimension has {size.text} elements")
 
 
 def _count(t: Tensor) -> int | None:
@@ -117,6 +145,7 @@ class GatherND(View):
         x, at = n.input(0), n.input(1)
         batch, depth = n.attr("batch_dims"), tuple_length(n, at)
         lead = at.rank - 1
+        require_tuples(n, at, x.shape[batch:batch + depth])
 
         def body(*i: Expr) -> Expr:
             index = [within(ex.cast(at[(*i[:lead], ex.const(k))], dt.int64), x.shape[batch + k]) for k in range(depth)]
@@ -133,6 +162,20 @@ class GatherND(View):
         x = real_sample((2, 3, 4))
         yield Sample((x, np.array([[0, 1], [-1, 2]])))
         yield Sample((x, np.array([[1], [0]])), {"batch_dims": 1}, name="batch")
+
+
+def require_tuples(n: Lowering, at: Tensor, dims: Sequence[Expr]) -> None:
+    """Demand that the tuples of indices, input 1, lie within `dims`."""
+    known, sizes = n.known(1), [ex.integer.as_int(d) for d in dims]
+    fits = known is not None and all(s is not None and bool(((known[..., k] >= -s) & (known[..., k] < s)).all()) for k, s in enumerate(sizes))
+
+    def holds(*i: Expr) -> Expr:
+        found: Expr = ex.const(True, dt.boolean)
+        for k, d in enumerate(dims):
+            found = ex.logical_and(found, inside(at[(*i, ex.const(k))], d))
+        return found
+    if not fits:
+        n.demand(at.shape[:-1], holds, OUTSIDE)
 
 
 def tuple_length(n: Lowering, at: Tensor) -> int:
@@ -238,6 +281,7 @@ class ScatterElements(View):
             inside = ex.logical_and(target >= 0, target < x.shape[axis])
             return ex.where(inside, ex.linear_index((*i[:axis], target, *i[axis + 1:]), x.shape), -1)
         rows = n.map(at.shape, row, stem="rows")
+        require_indices(n, 1, x.shape[axis])
         return scattered(n, x, rows, updates, ex.const(1))
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
@@ -288,6 +332,7 @@ class ScatterND(View):
                 inside = ex.logical_and(inside, ex.logical_and(k >= 0, k < d))
             return ex.where(inside, ex.linear_index(index, outer), -1)
         rows = n.map(at.shape[:-1], row, stem="rows")
+        require_tuples(n, at, outer)
         return scattered(n, x, rows, updates, ex.product(x.shape[depth:]))
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:

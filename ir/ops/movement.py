@@ -389,6 +389,9 @@ class Slice(View):
         if not len(starts) == len(ends) == len(axes) == len(steps):
             raise n.error(f"starts, ends, axes and steps have lengths {len(starts)}, {len(ends)}, {len(axes)} and {len(steps)}")
         axis_flags(n, axes, x.rank)
+        for s in steps:
+            if not s.is_const:
+                n.require(ex.not_equal(s, 0), "a step is 0")
         zero, one = [ex.const(0)] * x.rank, [ex.const(1)] * x.rank
         begin, stop, step = by_axis(axes, starts, x.rank, zero), by_axis(axes, ends, x.rank, list(x.shape)), by_axis(axes, steps, x.rank, one)
         ranges = [slice_range(*r) for r in zip(begin, stop, step, x.shape)]

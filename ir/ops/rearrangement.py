@@ -79,6 +79,8 @@ class ReverseSequence(View):
     def view(self, n: Lowering) -> Ref:
         x, lengths = n.input(0), n.input(1)
         time, batch = n.axis(n.attr("time_axis"), x.rank), n.axis(n.attr("batch_axis"), x.rank)
+        n.demand(lengths.shape, lambda *i: ex.logical_and(lengths[i] >= 0, ex.cast(lengths[i], dt.int64) <= x.shape[time]),
+                 "a sequence is longer than the time axis, or of negative length")
 
         def body(*i: Expr) -> Expr:
             length = ex.minimum(ex.cast(lengths[i[batch]], dt.int64), x.shape[time])

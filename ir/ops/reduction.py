@@ -347,6 +347,8 @@ class Running(Op):
         axis = n.ints(1)[0]
         if axis.is_const:
             axis = ex.const(n.axis(axis.value, x.rank))
+        else:
+            n.require(ex.logical_and(axis >= -x.rank, axis < x.rank), f"the axis is out of range for rank {x.rank}")
         size = ex.total(ex.where(is_axis(axis, k, x.rank), d, 0) for k, d in enumerate(x.shape))
         inner = ex.const(1)
         for k in range(x.rank):

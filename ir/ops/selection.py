@@ -69,9 +69,11 @@ class Compress(View):
     name, versions = "Compress", (9, 11, 28)
 
     def view(self, n: Lowering) -> Ref:
-        x = n.input(0)
-        count, found = true_positions(n, n.input(1))
-        axis = n.attr("axis")
+        x, condition, axis = n.input(0), n.input(1), n.attr("axis")
+        most = x.numel() if axis is None else x.shape[n.axis(axis, x.rank)]
+        if condition.numel() is not most:  # what lies beyond the data is passed over
+            condition = n.map(condition.shape, lambda *i: ex.logical_and(condition[i], ex.linear_index(i, condition.shape) < most))
+        count, found = true_positions(n, condition)
         if axis is None:
             last = x.numel() - 1
             return n.map([count], lambda j: x[ex.unravel(ex.minimum(found[j], last), x.shape)])
@@ -153,9 +155,10 @@ class TopK(Op):
         x = n.input(0)
         axis = n.axis(n.attr("axis"), x.rank)
         size = x.shape[axis]
-        k = ex.const(int(n.attr("k"))) if n.version < 10 else n.ints(1)[0]
+        k = ex.const(int(n.attr("k"))) if n.version < 10 else n.ints(1, 1)[0]
         if k.is_const and size.is_const and not 0 <= k.value <= size.value:
             raise n.error(f"k is {k.value}, the dimension has {size.value} elements")
+        n.require(ex.logical_and(k >= 0, k <= size), f"k is {k.text}, the dimension has {size.text} elements")
         k = k if k.is_const and size.is_const else ex.minimum(ex.maximum(k, 0), size)
         shape = [k if d == axis else s for d, s in enumerate(x.shape)]
         inner = ex.product(x.shape[axis + 1:])

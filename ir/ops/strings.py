@@ -54,7 +54,8 @@ def normalize_strings(strings: np.ndarray, case: str = "NONE", sensitive: bool =
 
 POSIX = {"alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": r"\x00-\x7f", "blank": r"\t ", "cntrl": r"\x00-\x1f\x7f", "digit": "0-9", "graph": "!-~", "lower": "a-z", "print": " -~",
          "punct": r"!-/:-@\[-`{-~", "space": r"\t\n\v\f\r ", "upper": "A-Z", "word": "0-9A-Za-z_", "xdigit": "0-9A-Fa-f"}
-SPELLED = re.compile(r"\\Q(?P<literal>.*?)(?:\\E|$)|\[:(?P<posix>[a-z]+):\]|\\(?P<sign>[pP])(?:\{(?P<long>\^?\w+)\}|(?P<short>\w))|(?P<end>\\z)|(?P<name>\(\?<(?=[A-Za-z_]))|\\.", re.S)
+SPELLED = re.compile(r"\\Q(?P<literal>.*?)(?:\\E|$)|\[:(?P<posix>[a-z]+):\]|"
+                     r"\\(?P<sign>[pP])(?:\{(?P<long>\^?\w+)\}|(?P<short>\w))|(?P<end>\\z)|(?P<name>\(\?<(?=[A-Za-z_]))|\\.", re.S)
 
 
 def python_pattern(pattern: str) -> str:

@@ -107,6 +107,8 @@ def axis_flags(n: Lowering, axes: Sequence[Expr], rank: int) -> list[Expr]:
     for a in axes:
         if a.is_const:
             n.axis(a.value, rank)
+        else:
+            n.require(ex.logical_and(a >= -rank, a < rank), f"an axis is out of range for rank {rank}")
     flags = []
     for k in range(rank):
         flag = ex.const(False, dt.boolean)
