@@ -315,7 +315,7 @@ def test_needs_libc_alone(libraries: dict[str, Library]) -> None:
     for made in libraries.values():
         lines = subprocess.run([nm, "-D", "--undefined-only", str(made.path)], capture_output=True, text=True, check=True).stdout.split("\n")
         needed = {line.split()[-1].split("@")[0] for line in lines if line.strip()}
-        assert needed <= {"dlopen", "dlsym", "free", "malloc", "memcmp", "memcpy", "memmove", "memset", "sched_yield", "__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable",
+        assert needed <= {"dlopen", "dlsym", "free", "madvise", "malloc", "memcmp", "memcpy", "memmove", "memset", "sched_yield", "__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable",
                           "_ITM_registerTMCloneTable", "__stack_chk_fail"}, needed
         defined = subprocess.run([nm, "-D", "--defined-only", str(made.path)], capture_output=True, text=True, check=True).stdout.split()[2::3]
         assert all(d.startswith(made.path.stem.removeprefix("lib") + "_") for d in defined), defined

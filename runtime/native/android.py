@@ -8,7 +8,7 @@ from .toolchain import CCompiler
 PAGE_BYTES = 16384  # pages are of 4 or 16 KiB; code for the larger ones runs on both
 # What model libraries may use of each system library, all there since Android 5. Source: the symbol lists of bionic (libc.map.txt, libm.map.txt, libdl.map.txt).
 SYSTEM_LIBRARIES = {
-    "libc.so": "malloc free memcpy memmove memset memcmp open close fstat mmap munmap sched_yield clock_gettime __stack_chk_fail __stack_chk_guard __cxa_finalize",
+    "libc.so": "malloc free memcpy memmove memset memcmp open close fstat mmap munmap madvise sched_yield clock_gettime __stack_chk_fail __stack_chk_guard __cxa_finalize",
     "libdl.so": "dlopen dlsym",
     "libm.so": "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin fmod frexp hypot ldexp lgamma log log10 log1p "
                "log2 modf nearbyint pow remainder rint round scalbn sin sincos sinh sqrt tan tanh tgamma trunc",

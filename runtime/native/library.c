@@ -20,6 +20,9 @@
 #include <sched.h>
 #endif
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #if SDX_WEIGHTS_BESIDE && !defined(_WIN32) && !defined(__wasm__)
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -29,6 +32,8 @@
 #endif
 
 #define ALIGN 64
+#define PAGE 65536          /* a multiple of every system's pages */
+#define LARGE (4 << 20)     /* bytes that repay large pages */
 #define PART_COUNT (1 + SDX_BODY_COUNT) /* the plan and its bodies */
 #define PORT_COUNT (SDX_INPUT_COUNT + SDX_OUTPUT_COUNT)
 
@@ -94,7 +99,17 @@ static int32_t say(char *out, size_t room, int32_t status, const char *const *pa
 static void *allocate(int64_t bytes) { (void)bytes; return NULL; }
 static void release(void *at) { (void)at; }
 #else
-static void *allocate(int64_t bytes) { return bytes < 0 || (uint64_t)bytes > SIZE_MAX ? NULL : malloc((size_t)bytes); }
+static void *allocate(int64_t bytes) {
+    void *at = bytes < 0 || (uint64_t)bytes > SIZE_MAX ? NULL : malloc((size_t)bytes);
+#ifdef MADV_HUGEPAGE
+    /* Large pages where the system gives them to those who ask, as NumPy does for a session's memory; a refusal changes nothing. */
+    if (at && bytes >= LARGE) {
+        uintptr_t first = ((uintptr_t)at + PAGE - 1) & ~(uintptr_t)(PAGE - 1), last = ((uintptr_t)at + (uintptr_t)bytes) & ~(uintptr_t)(PAGE - 1);
+        (void)madvise((void *)first, last - first, MADV_HUGEPAGE);
+    }
+#endif
+    return at;
+}
 static void release(void *at) { free(at); }
 #endif
 
