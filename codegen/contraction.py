@@ -48,7 +48,7 @@ class Product:
         taps: reduced axes walked by steps of any kind, outermost first.
         inner: the reduced axis walked by one regular step, or None where there is a single step.
         a: tensor read in place, of the accumulator's type.
-        a_offset: position of its element in memory, affine in batch, rows, taps and inner.
+        a_offset: position of its element in memory, affine in rows, taps and inner.
         guards: where an element lies in the padding, which holds `fill`.
         b: operand expression, to be packed.
         b_offset: position of b's element in memory where it may be read in place (an activation with regular steps), else None.
@@ -318,18 +318,26 @@ def decline_in_place(nest: ContractionNest, layouts: Layouts) -> str | None:
     tensor = ex.load_tensor(a)
     if a.dtype is not operand_dtype(nest) or nest.dtype not in ACCUMULATORS:
         return f"elements of {tensor.dtype} are converted to {nest.dtype} first"
-    axes = all_axes(nest)
-    for i, _n in zip(a.args, tensor.shape):
-        form = integer.affine(i, axes)
-        if form is None or (ex.loads([i]) and form[1].axes):
+    for i in a.args:
+        form = _walked(i, nest)
+        if form is None or (ex.loads([i]) and form.axes):
             return f"index {i.text} is not affine"
-    if integer.affine(flat_offset(a, layouts), axes) is None:
+    if _walked(flat_offset(a, layouts), nest) is None:
         return "its elements do not lie at regular steps"
     if ex.load_fill(a) is not None:
         guards = find_guards(a)
         if choose_inner(nest, layouts, guards) is None and nest.reduced:
             return "its padding leaves no regular run"
     return None
+
+
+def _walked(e: Expr, nest: ContractionNest) -> Expr | None:
+    """Where a walk along rows, columns and reduced axes starts; None unless each of them steps regularly, whatever the place in the batch.
+
+    The start may depend on the batch in any way: it is computed once for each unit of work.
+    """
+    form = integer.affine(e, nest.rows + nest.columns + nest.reduced)
+    return None if form is None or any(c.axes for c in form[0]) else form[1]
 
 
 def find_guards(a: Expr) -> tuple[Guard, ...]:

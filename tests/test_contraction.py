@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from contraction_oracle import Scheduled, run
+from sardonyx.codegen.contraction import describe
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.codegen.tile_shapes import tile_shapes
 from sardonyx.ir import dtypes as dt
@@ -249,6 +250,22 @@ def test_convolution_of_narrow_floats(case: str, storage: DType) -> None:
     layouts = {tx: (0, 2, 3, 1), ty: (0, 2, 3, 1)}
     expected = np.maximum(convolve(x, w, stride, dilation, pads, group) + b.astype(np.float64).reshape(-1, 1, 1), 0)
     close(run(nest, {tx: x, tw: w, tb: b}, layouts=layouts, constants={tw, tb})[0], expected, 2e-2)
+
+
+def test_operands_that_move_with_the_batch_are_read_in_place() -> None:
+    """A transposed convolution of stride 2: where a row of the operand starts depends on the phase r, but not by equal steps."""
+    tx, tw, ty = sized("x", dt.float32, 1, 32, 9, 10), sized("w", dt.float32, 32, 20, 4), sized("y", dt.float32, 1, 20, 18, 10)
+    r, i, j, o, c, t = (ex.axis(n, s) for n, s in ((2, "r"), (9, "i"), (10, "j"), (20, "o"), (32, "c"), (2, "t")))
+    first = (r + 1) % 2
+    a = ex.load(tx, (ex.const(0), c, i - t + (r + first + 1) // 2 - first, j), 0.0)
+    nest = ContractionNest((r,), (i, j), (o,), (c, t), a, tw[c, o, 2 * t + first], dt.float32, (Store(ty, (ex.const(0), o, 2 * i + r, j), ex.acc(dt.float32)),))
+    layouts = {tx: (0, 2, 3, 1), ty: (0, 2, 3, 1)}
+    assert describe(nest, layouts) is None
+    x, w = values(dt.float32, 1, 32, 9, 10), values(dt.float32, 32, 20, 4)
+    whole = np.zeros((20, 20, 10))
+    for k in range(4):
+        whole[:, k:k + 18:2] += np.einsum("cij,co->oij", x[0].astype(np.float64), w[:, :, k])
+    close(run(nest, {tx: x, tw: w}, layouts=layouts, constants={tw})[0], whole[None, :, 1:19])
 
 
 # -------------------------------------------------------------------------------------------------------------------------- targets
