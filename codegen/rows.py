@@ -39,6 +39,7 @@ class RowEmitter(Emitter):
         self.scratch_bytes: Expr = ex.const(0)
         self.prologue: list[str] = []
         self.parts: dict[Expr, Expr] = {}  # axes of which a unit covers a part: its length
+        self.strip: Scope | None = None  # where the part in `ranges` is known, if that is not where a unit starts
 
     # -------------------------------------------------------------------------------------------------------------- analysis
     def find_columns(self) -> set[Expr]:
@@ -121,7 +122,7 @@ class RowEmitter(Emitter):
             return None
         chain = loop.parent.chain()
         missing = set(e.axes) - {self.inner}
-        depth = max([k for k, s in enumerate(chain) if missing & s.axes.keys()] + [UNIT_LEVEL if missing or self.inner in self.ranges or self._rows_below(e) else 0])
+        depth = max([k for k, s in enumerate(chain) if missing & s.axes.keys() or s is self.strip] + [UNIT_LEVEL if missing or self.inner in self.ranges or self._rows_below(e) else 0])
         if depth >= len(chain) - 1 or self.cost(e, self.inner) < KEEP_COST:
             return None
         return chain[depth]

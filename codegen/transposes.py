@@ -197,10 +197,11 @@ class TransposeSchedule(MapSchedule):
             row = e.scratch(storage_name(load.dtype), ex.const(TILE * STRIP * load.dtype.itemsize_bytes))
             self.transpose(strip, (row, "0", str(STRIP)), load, rows, piece)
             e.tiles[load] = self.element_of(row, rows, piece)
-        e.ranges[self.row], e.ranges[self.column] = (rows.first, rows.end), (piece.first, piece.end)
+        e.ranges[self.row], e.ranges[self.column], e.strip = (rows.first, rows.end), (piece.first, piece.end), strip
         self.loops(strip, self.nest.axes[:-2], self.nest.axes[-2:], stores)
         strip.close(f"for {piece.first} in range({columns.first}, {columns.end}, {STRIP}):")
         e.tiles.clear()
+        e.strip = None
         del e.ranges[self.row], e.ranges[self.column]
 
     def element_of(self, tile: str, rows: Range, columns: Range) -> Callable[[Scope], tuple[str, str]]:

@@ -395,6 +395,16 @@ def test_rows_stored_across(order: tuple[int, ...]) -> None:
     check(identity_map(c, softmax(lambda *i: a[i], 33)), {a: order, c: order})
 
 
+def test_indices_of_columns_that_are_read_across() -> None:
+    """An index that is worth a row of its own is computed for the columns of one tile, not for all."""
+    a, b, i, c = tensor("a", (2, 20, 300)), tensor("b", (2, 300, 20)), tensor("i", (300, 2), dt.int64), tensor("c", (2, 20, 300))
+
+    def value(n: Expr, k: Expr, m: Expr) -> Expr:
+        at = ex.where(i[m, n] < 0, i[m, n] + 300, i[m, n])
+        return a[n, k, ex.minimum(ex.maximum(at, ex.const(0)), ex.const(299))] - b[n, m, k]
+    check(identity_map(c, value), arrays={i: np.random.default_rng(3).integers(-310, 310, (300, 2))})
+
+
 def test_concat_and_pad_across() -> None:
     a, b, c = tensor("a", (2, 20, 37)), tensor("b", (2, 9, 37)), tensor("c", (2, 37, 29))
     check(identity_map(c, lambda n, i, k: ex.where(k < 20, a[n, k, i], b[n, k - 20, i])))
