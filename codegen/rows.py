@@ -122,7 +122,8 @@ class RowEmitter(Emitter):
             return None
         chain = loop.parent.chain()
         missing = set(e.axes) - {self.inner}
-        depth = max([k for k, s in enumerate(chain) if missing & s.axes.keys() or s is self.strip] + [UNIT_LEVEL if missing or self.inner in self.ranges or self._rows_below(e) else 0])
+        least = UNIT_LEVEL if missing or self.inner in self.ranges or self._rows_below(e) else 0
+        depth = max([least, *(k for k, s in enumerate(chain) if missing & s.axes.keys() or s is self.strip)])
         if depth >= len(chain) - 1 or self.cost(e, self.inner) < KEEP_COST:
             return None
         return chain[depth]

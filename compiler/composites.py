@@ -294,6 +294,44 @@ class BiasIntoNormalization(Rule):
 
 
 @dataclass(frozen=True)
+class GroupedNormalisation(Match):
+    """Instance normalisation of `x` with its channels gathered in groups."""
+
+    x: Value | None = None
+    norm: Node | None = None
+    groups: int = 0
+
+
+class GroupNormalizationSpelled(Rule):
+    """reshape(InstanceNormalization(reshape(x, [N, G, rest]), g, b), shape of x) -> GroupNormalization(x, g, b)   if G divides x's channels"""
+
+    name, anchors = "group-normalization", ("Reshape",)
+
+    def check(self, node: Node) -> Match | Declined | None:
+        norm = producer(node.inputs[0], "InstanceNormalization")
+        gather = producer(norm.inputs[0], "Reshape") if norm is not None else None
+        if norm is None or gather is None:
+            return None
+        x, whole = gather.inputs[0], tensor_type(node.outputs[0])
+        source, grouped = tensor_type(x), tensor_type(norm.inputs[0])
+        if source is None or grouped is None or whole is None or len(source.shape) < 3 or len(grouped.shape) != 3:
+            return None
+        if source.shape != whole.shape or source.shape[0] is not grouped.shape[0]:
+            return Declined("the result has another shape than the operand, or instances are regrouped")
+        channels, groups = source.shape[1], grouped.shape[1]
+        if not channels.is_const or not groups.is_const or channels.value % groups.value:
+            return Declined("channels are not split into whole groups")
+        if not sole_use(norm.outputs[0]):
+            return Declined("the normalised value has other uses")
+        return GroupedNormalisation((norm, gather), x, norm, int(groups.value))
+
+    def rewrite(self, node: Node, match: Match, edit: Edit) -> Sequence[Value | None]:
+        assert isinstance(match, GroupedNormalisation) and match.norm is not None
+        attributes: dict[str, Attribute] = {"num_groups": match.groups, "epsilon": match.norm.attributes.get("epsilon", 1e-5)}
+        return [edit.add("GroupNormalization", [match.x, *match.norm.inputs[1:3]], attributes, version=18, name="GroupNormalization")]
+
+
+@dataclass(frozen=True)
 class SoftmaxMatch(Match):
     """Softmax of `x` along `axis`."""
 
@@ -462,5 +500,5 @@ def _agree(values: np.ndarray, expected: np.ndarray, dtype: dt.DType) -> bool:
     return bool(np.isfinite(found).all()) and bool((np.abs(found - expected) <= tolerance * (1 + np.abs(_points()))).all())
 
 
-COMPOSITES: tuple[Rule, ...] = (LayerNormalizationSpelled(), LayerNormalizationFactored(), RmsNormalizationSpelled(), ScaleIntoNormalization(),
+COMPOSITES: tuple[Rule, ...] = (GroupNormalizationSpelled(), LayerNormalizationSpelled(), LayerNormalizationFactored(), RmsNormalizationSpelled(), ScaleIntoNormalization(),
                                 BiasIntoNormalization(), SoftmaxSpelled(), ActivationSpelled())

@@ -1,7 +1,7 @@
 """When fusing pays. Nothing here decides whether it is correct."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir import expr as ex
 from ..ir import integer
@@ -70,6 +70,8 @@ def decline_inline(consumer: MapNest, ref: Tensor, axes: tuple[Expr, ...], value
     _cheap, expensive = scalar_operations(value)
     heavy = reduces or expensive > 0
     for load, bound in _loads_with_bound(consumer, ref):
+        if reduces and _multiplies_reductions(dict(zip(axes, load.args, strict=True)), value):
+            return "kept in memory: its reduction would be repeated for elements that share it"
         repeated = [a for a in bound if a not in load.axes and integer.as_int(a.extent) != 1]
         if not repeated:
             if reduces and any(a not in consumer.axes for a in load.axes):
@@ -88,6 +90,25 @@ def decline_inline(consumer: MapNest, ref: Tensor, axes: tuple[Expr, ...], value
         if reduces and any(a not in consumer.axes for a in load.axes):
             return "kept in memory: its reduction would be repeated inside another one"
     return None
+
+
+def _multiplies_reductions(index: Mapping[Expr, Expr], value: Expr) -> bool:
+    """Whether a reduction within `value`, read at `index`, is not known to run at most as often as where it is defined.
+
+    y[g] = sum(x[g, r]) read at y[i // 8] runs eight times as often; read at y[8 * i + k], k < 8, as often as before.
+    """
+    for r in ex.walk(value):
+        if r.op != "reduce":
+            continue
+        free = [a for a in index if a in r.axes]
+        walked = frozenset(a for f in free for a in index[f].axes)
+        if not all(index[f].op == "axis" for f in free) and not integer.prove_le(_points(walked), _points(free)):
+            return True
+    return False
+
+
+def _points(axes: Iterable[Expr]) -> Expr:
+    return ex.product(a.extent for a in sorted(axes, key=lambda a: a.text))
 
 
 def _loads_with_bound(consumer: MapNest, ref: Tensor) -> list[tuple[Expr, list[Expr]]]:

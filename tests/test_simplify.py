@@ -391,6 +391,29 @@ def test_what_is_no_layer_normalization_stays():
     assert "LayerNormalization" not in ops(g)
 
 
+GROUPED = {"by": np.array([0, 3, -1]), "g": f(3), "b": f(3), "back": np.array([0, 6, 4, 5])}
+
+
+def group_norm(after="back"):
+    return [node("Reshape", ["x", "by"], ["r"]), node("InstanceNormalization", ["r", "g", "b"], ["n"], epsilon=1e-3), node("Reshape", ["n", after], ["y"])]
+
+
+def test_group_normalization():
+    g = check(group_norm(), {"x": f(2, 6, 4, 5)}, ["GroupNormalization"], GROUPED, composites=True, opset=17, tolerance=1e-5)
+    assert g.nodes[0].attributes["num_groups"] == 3 and g.nodes[0].attributes["epsilon"] == pytest.approx(1e-3)
+    dynamic = [node("Shape", ["x"], ["s"]), *group_norm("s")]
+    g = build(dynamic, {"x": ("N", 6, "H", "W")}, GROUPED, opset=17)
+    recognise(g, Options())
+    assert "GroupNormalization" in ops(g) and "InstanceNormalization" not in ops(g)
+
+
+def test_what_is_no_group_normalization_stays():
+    for after in ([0, 3, 8, 5], [0, 3, -1], [1, 12, 4, 5]):
+        g = build(group_norm(), {"x": f(2, 6, 4, 5)}, GROUPED | {"back": np.array(after)}, opset=17)
+        recognise(g, Options())
+        assert "GroupNormalization" not in ops(g)
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_layer_normalization_with_gathered_factors(swapped):
     nodes = [*layer_norm(reciprocal=True)[:-1], node("Mul", ["i", "g"], ["f"]), node("Mul", ["x", "f"], ["xf"]), node("Mul", ["m", "f"], ["mf"]),

@@ -7,6 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sardonyx.compiler.importer import import_model
 from sardonyx.compiler.pipeline import Options, lower_and_fuse, optimise
+from sardonyx.ir import expr as ex
+from sardonyx.ir import integer
 from sardonyx.ir.graph import Graph
 from sardonyx.ir.interpret import run_graph, run_nests
 from sardonyx.ir.loops import NestProgram, RoutineNest
@@ -110,3 +112,17 @@ def test_every_stage(build, level):
     optimise(graph, options, watch)
     lower_and_fuse(graph, options, watch)
     assert {"decompose", "lower", "fuse"} <= set(seen)
+
+
+def test_reductions_stay_where_they_run_once():
+    """A normalisation whose result is read in other groups than its own is stored: within its reader it would run again for each element."""
+    m = Model({"x": [2, 3, 40]})
+    normal = m("InstanceNormalization", "x", weights(3), weights(3))
+    y = m("Relu", m("Reshape", normal, np.array([1, 12, 4, 5])))
+    graph, x = m.graph(y), RNG.standard_normal((2, 3, 40)).astype(np.float32)
+    expected = run_graph(graph, {"x": x})
+    optimise(graph, Options(3))
+    program = lower_and_fuse(graph, Options(3)).program
+    reducing = [n for n in program.nests if any(e.op == "reduce" for e in ex.walk(n.values))]
+    assert [[integer.as_int(a.extent) for a in n.axes] for n in reducing] == [[2, 3, 40]]
+    np.testing.assert_allclose(run_nests(program, {r: x for r in program.inputs})[0], expected[0], rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from .. import expr as ex
 from ..dtypes import DType
 from ..expr import Expr, Tensor
 from ..graph import Value
-from ..loops import Ref
+from ..loops import MapNest, Ref, Store
 from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_index, broadcast_load, register
 from .elementwise import real_sample, sum_to, wide
 
@@ -324,7 +324,10 @@ class InstanceNormalization(Op):
 
 @register
 class GroupNormalization(Op):
-    """Normalised over groups of channels; scale and bias by group in version 18, by channel from 21 on. Source: ONNX GroupNormalization-21."""
+    """Normalised over groups of channels; scale and bias by group in version 18, by channel from 21 on. Source: ONNX GroupNormalization-21.
+
+    Sums are taken by channel first and by group then, so that memory is read in order whether channels lie first or last.
+    """
 
     name, versions = "GroupNormalization", (18, 21)
     attributes = {"num_groups": REQUIRED, "epsilon": 1e-5, "stash_type": 1}
@@ -344,18 +347,26 @@ class GroupNormalization(Op):
             n.require(ex.logical_or(ex.equal(t.shape[0], each), ex.equal(t.shape[0], 1)),
                       f"input {k} of GroupNormalization has {t.shape[0].text} elements; {each.text} or one were expected")
 
-        def body(*i: Expr) -> Expr:
-            group = i[1] // size
-            count = ex.cast(ex.product([size, *space]), kind)
+        count = ex.cast(ex.product([size, *space]), kind)
 
-            def total(f: Callable[[Expr], Expr]) -> Expr:
-                return n.reduce("sum", [size, *space], lambda c, *r: f(wide(x[(i[0], group * size + c, *r)])))
-            mean = total(lambda v: v) / count
-            variance = total(lambda v: (v - mean) * (v - mean)) / count
-            at = group if n.version < 21 else i[1]
-            factor, offset = (ex.cast(t[broadcast_index(t.shape[0], each, at)], kind) for t in (scale, bias))
-            return (wide(x[i]) - mean) * inverse_deviation(variance, n.attr("epsilon")) * factor + offset
-        return n.map(x.shape, body, x.dtype)
+        def over_groups(t: Tensor, value: Callable[[Expr, Expr, Expr], Expr], stem: str) -> Tensor:
+            """One value for each channel: `value` of the sum of `t` over its group, its group and itself."""
+            out = n.tensor(t.shape, kind, stem)
+            image, group, member = ex.axis(t.shape[0]), ex.axis(groups), ex.axis(size)
+            total = n.reduce("sum", [size], lambda c: t[image, group * size + c])
+            index = (image, group * size + member)
+            n.nests.append(MapNest((image, group, member), (Store(out, index, value(total, group, index[1])),), n.origin))
+            return out
+
+        def parameter(t: Tensor, group: Expr, channel: Expr) -> Expr:
+            return ex.cast(t[broadcast_index(t.shape[0], each, group if n.version < 21 else channel)], kind)
+
+        def per_channel(f: Callable[[Expr, Expr, Expr], Expr]) -> Tensor:
+            return n.map(x.shape[:2], lambda i, c: n.reduce("sum", space, lambda *r: f(wide(x[(i, c, *r)]), i, c)))
+        mean = over_groups(per_channel(lambda v, i, c: v), lambda total, *_: total / count, "mean")
+        squares = per_channel(lambda v, i, c: (v - mean[i, c]) * (v - mean[i, c]))
+        factor = over_groups(squares, lambda total, g, c: inverse_deviation(total / count, n.attr("epsilon")) * parameter(scale, g, c), "factor")
+        return n.map(x.shape, lambda *i: (wide(x[i]) - mean[i[0], i[1]]) * factor[i[0], i[1]] + parameter(bias, i[1] // size, i[1]), x.dtype)
 
     def gradient(self, b: Builder, upstream: Sequence[Value | None]) -> list[Value | None]:
         if b.version < 21:
