@@ -1,16 +1,23 @@
-"""Products and convolutions against ONNX Runtime, one thread: `python benchmarks/contractions.py [part of a name]`."""
+"""Products and convolutions against ONNX Runtime, one thread: `python benchmarks/contractions.py [part of a name]`.
+
+`python benchmarks/contractions.py squares` prints the table of docs/performance.md: products of square matrices, beside ONNX Runtime, OpenVINO and NumPy.
+"""
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is loaded
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import onnxruntime as ort
+import sardonyx
 from contraction_oracle import Scheduled, size
 from onnx import TensorProto, helper, numpy_helper
 from sardonyx.ir import dtypes as dt
@@ -25,6 +32,8 @@ RNG = np.random.default_rng(0)
 PRODUCTS = ((384, 3072, 768), (128, 768, 768), (128, 3072, 768), (128, 768, 3072), (197, 768, 768), (128, 50257, 768), (1, 768, 2048), (1, 3072, 768), (4, 768, 768), (16, 768, 768))
 BATCHED = (("bmk,bkn->bmn", 12, 128, 128, 64), ("bmk,bnk->bmn", 12, 128, 128, 64), ("bmk,bkn->bmn", 12, 128, 64, 128), ("bmk,bkn->bmn", 12, 384, 64, 384),
            ("bmk,bnk->bmn", 12, 384, 384, 64), ("bmk,bnk->bmn", 12, 1, 384, 64))
+SQUARES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+BATCH_SECONDS = 1e-3  # runs between two readings of the clock take about this long
 # image, channels in, channels out, kernel, stride, groups
 LAYERS = ((56, 64, 64, 3, 1, 1), (28, 128, 128, 3, 1, 1), (56, 128, 128, 3, 2, 1), (14, 256, 256, 3, 1, 1), (7, 512, 512, 3, 1, 1), (14, 512, 512, 3, 2, 1),
           (56, 64, 256, 1, 1, 1), (56, 256, 64, 1, 1, 1), (28, 512, 128, 1, 1, 1), (14, 1024, 256, 1, 1, 1), (7, 2048, 512, 1, 1, 1), (7, 512, 2048, 1, 1, 1), (56, 256, 512, 1, 2, 1),
@@ -43,6 +52,24 @@ def timed(*runs: Callable[[], object], seconds: float = 0.6) -> list[float]:
             run()
             found.append(time.perf_counter() - start)
     return [min(t) for t in times]
+
+
+def cpu_seconds(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Least CPU time of a run of each, taken in turns: other processes take time away from it, but add none to it."""
+    counts, best = {}, dict.fromkeys(runs, float("inf"))
+    for name, run in runs.items():
+        run()
+        start = time.process_time()
+        run()
+        counts[name] = max(1, int(BATCH_SECONDS / max(time.process_time() - start, 1e-6)))
+    end = time.monotonic() + seconds * len(runs)
+    while time.monotonic() < end:
+        for name, run in runs.items():
+            start = time.process_time()
+            for _ in range(counts[name]):
+                run()
+            best[name] = min(best[name], (time.process_time() - start) / counts[name])
+    return best
 
 
 def reference(node_inputs: list[tuple[str, tuple[int, ...]]], nodes: list[object], constants: dict[str, np.ndarray]) -> Callable[[], object]:
@@ -103,8 +130,37 @@ def layer(image: int, channels: int, out: int, kernel: int, stride: int, groups:
            reference([("x", shape)], nodes, {"w": arrays[w], "z": arrays[b]}))
 
 
+def square(size: int) -> None:
+    """One line of the table: x @ w for a constant w, each program through its own Python interface."""
+    import openvino
+
+    x, w = (RNG.standard_normal((size, size)).astype(np.float32) for _ in range(2))
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, x.shape)], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    ours_options, options = sardonyx.SessionOptions(), ort.SessionOptions()
+    ours_options.intra_op_num_threads = options.intra_op_num_threads = 1
+    ours, theirs = sardonyx.InferenceSession(model, ours_options), ort.InferenceSession(model, options)
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+    out = np.empty_like(x)
+    runs = {"Sardonyx": lambda: ours.run(None, {"x": x}), "ONNX Runtime": lambda: theirs.run(None, {"x": x}), "OpenVINO": request.infer, "NumPy": lambda: np.matmul(x, w, out=out)}
+    rates = [2 * size ** 3 / s for s in cpu_seconds(runs, 1.0).values()]
+    print(f"| {size} | {' | '.join(f'{r / 1e9:.0f}' for r in rates)} | {rates[0] / PEAK_FLOPS:.0%} |", flush=True)
+
+
+def squares() -> None:
+    print(f"Ceiling of one core: {PEAK_FLOPS / 1e9:.0f} GFLOP/s\n\n| size | Sardonyx | ONNX Runtime | OpenVINO | NumPy | of the ceiling |\n|---|---|---|---|---|---|")
+    for n in SQUARES:
+        square(n)
+
+
 def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    if wanted == "squares":
+        squares()
+        return
     for name, function, cases in (("product", product, PRODUCTS), ("batched", batched, BATCHED), ("layer", layer, LAYERS)):
         for case in cases:
             if wanted in f"{name} {' '.join(map(str, case))}":

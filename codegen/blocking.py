@@ -17,6 +17,7 @@ MODERATE = 8  # rows of a tile for any number of rows
 SMALL = 16  # rows; fewer do not repay a copy of b
 CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
 LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
+STRIP_COST = 0.01  # of a product, for each time that its rows are read again
 CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
@@ -76,7 +77,7 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
     if columns is not None:
         wanted = 2 * target.cores if target.cores > 1 else 1
         batches = integer.as_int(extent_product(p.batch)) or 1
-        strip = -(-panels // max(-(-panels // strip), min(panels, -(-wanted // (groups * batches)))))
+        strip = even_strip(panels, -(-panels // max(-(-panels // strip), min(panels, -(-wanted // (groups * batches))))), groups * batches, target.cores)
         short = -(-wanted // (batches * -(-panels // strip)))
         if rows is not None and groups < short:
             height = -(-rows // (short * tile.rows)) * tile.rows
@@ -88,6 +89,14 @@ def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
         chunk = most if not steps else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
     return Blocking(tile, shifted, height, strip, chunk)
+
+
+def even_strip(panels: int, most: int, others: int, cores: int) -> int:
+    """Panels of a unit, at most `most`, so that no core does much more than another: there are `others` units for each strip of panels."""
+    def busiest(strip: int) -> float:
+        strips = -(-panels // strip)
+        return -(-others * strips // cores) * strip * (1 + STRIP_COST * strips)
+    return min(range(most, 0, -1), key=busiest) if cores > 1 else most
 
 
 def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 ALIGNMENT = 64
-ALIGN_FROM_BYTES = 4096  # below, alignment costs more than it gains
+ALIGN_FROM_BYTES = 256 << 10  # below, alignment costs more than whole cache lines gain a kernel that writes them
 _BYTE = np.dtype(np.uint8)
 _WORD = ctypes.sizeof(ctypes.c_void_p)
 

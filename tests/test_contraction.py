@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from contraction_oracle import Scheduled, run
+from sardonyx.codegen.blocking import even_strip
 from sardonyx.codegen.contraction import describe
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.codegen.tile_shapes import tile_shapes
@@ -298,6 +300,20 @@ def test_kernels_are_shared_between_sizes() -> None:
         parts = schedule_contraction(nest, {}, {b}, host_target())
         keys |= {p.kernel.key for p in parts if isinstance(p, KernelCall)}
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize("panels", [1, 3, 6, 7, 16, 43, 48, 64, 1047])
+@pytest.mark.parametrize("most", [1, 2, 7, 13])
+@pytest.mark.parametrize("cores", [1, 2, 4, 16])
+def test_strips_are_even(panels: int, most: int, cores: int) -> None:
+    """With some strips for each core, none does much more than its share; one core takes the fewest strips."""
+    strip = even_strip(panels, min(most, panels), 1, cores)
+    assert 1 <= strip <= min(most, panels)
+    if cores == 1:
+        assert strip == min(most, panels)
+    elif panels >= 4 * cores:
+        strips = math.ceil(panels / strip)
+        assert math.ceil(strips / cores) * strip <= 1.15 * panels / cores
 
 
 def test_images_of_a_batch_of_any_size_are_cut_like_one_image() -> None:
