@@ -10,6 +10,7 @@ import pytest
 from sardonyx.ir.errors import InputError, TargetError
 from sardonyx.ir.plan import BufferSpec, Instruction, KernelStep, Plan
 from sardonyx.runtime import threads
+from sardonyx.runtime.arrays import ALIGN_FROM_BYTES, ALIGNMENT
 from sardonyx.runtime.executor import Executor
 from sardonyx.runtime.threads import default_threads, find_openmp
 
@@ -50,8 +51,8 @@ def test_results_do_not_alias() -> None:
 def test_large_results_are_aligned() -> None:
     e = plans.executor(plans.chain_plan(), (plans.ADD, plans.SCALE))
     for _ in range(3):
-        y, = e.run([rows(999)])
-        assert y.ctypes.data % 64 == 0
+        y, = e.run([rows(9999)])
+        assert y.nbytes >= ALIGN_FROM_BYTES and y.ctypes.data % ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("threads", THREADS)
