@@ -81,6 +81,25 @@ def whisper_beam_search(r: Draw) -> Iterator[Case]:
                    unchecked=[sum(wanted[:4])] if wanted[4] else [])  # ONNX Runtime's CPU kernel leaves the chance of silence to chance
 
 
+@cases(MS, "WhisperBeamSearch", ulps=512)
+def whisper_timestamps(r: Draw) -> Iterator[Case]:
+    """Small vocabularies with all of Whisper's special tokens; most of them are timestamps. Logits are large against the scores that their differences make."""
+    for k in range(40):
+        text, times, batch, features, first = r.size(2, 6), r.size(6, 20) if k % 4 else 60, r.size(1, 3), r.size(1, 4), r.size(1, 3)
+        end = text
+        begin, vocabulary = end + 6, end + 6 + times
+        inputs, fixed = beam_inputs(r, 0 if k % 3 else 1, np.zeros((batch, 1), np.int32), vocabulary, first)
+        inputs[0] = r.real(batch, features, r.size(1, 6))
+        inputs += [None] * (10 - len(inputs))
+        started = r.ints(0, vocabulary, batch, first, dtype=np.int32)
+        inputs += [np.where(r.flags(batch, first), started, end + 1).astype(np.int32), np.full(1, k % 5 > 0, np.int32)]
+        model = T5(r, vocabulary, r.size(1, 2), features=features)
+        attributes: dict[str, object] = {
+            "eos_token_id": end, "pad_token_id": 0, "early_stopping": int(batch > 1), "decoder_start_token_id": end + 1, "translate_token_id": end + 2, "transcribe_token_id": end + 3,
+            "start_of_lm_token_id": end + 4, "no_timestamps_token_id": end + 5, "beginning_timestamp_token_id": begin, "encoder": model.encoder(), "decoder": model.decoder()}
+        yield Case(inputs, attributes, 2, [*fixed, *([11] if k % 2 else [])], dynamic=k // 2 % 2 == 1, types={1: 1})
+
+
 def chains(r: Draw, k: int, ids: np.ndarray, vocabulary: int) -> tuple[list[np.ndarray | None], dict[str, object]]:
     """Inputs and attributes that GreedySearch and Sampling share. One row never ends: what ONNX Runtime gives after the end of all is left to chance."""
     layers, end = r.size(1, 2), r.size(0, vocabulary - 1)

@@ -119,6 +119,8 @@ class BitCast(Op):
         x, to = n.input(0), dt.BY_CODE.get(int(n.attr("to")))
         if to is None or not to.is_numeric or to.bits != x.dtype.bits:
             raise n.error(f"{x.dtype} cannot be read as {n.attr('to') if to is None else to}; a type of {x.dtype.bits} bits was expected")
+        if to is not x.dtype and "complex" in (to.kind, x.dtype.kind):
+            raise n.unsupported(f"reading {x.dtype} as {to}")
         if dt.boolean in (to, x.dtype):  # a byte that is 0 or 1
             return n.map(x.shape, lambda *i: ex.cast(x[i], to))
         return n.map(x.shape, lambda *i: ex.bitcast(x[i], to))

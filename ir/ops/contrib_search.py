@@ -220,15 +220,28 @@ class Scores:
         self.least = None if least is None else whole(b, least)
         self.factor = None if factor is None else b.add("Reshape", factor, [1])
         self.vocabulary, self.prefix, self.presence = inputs.get("vocab_mask"), inputs.get("prefix_vocab_mask"), inputs.get("presence_mask")
-        self.heat = inputs.get("temperature")
+        self.heat, self.wanted = inputs.get("temperature"), inputs.get("logits_processor")
+        self.times = timestamps(b, self.wanted)
 
     def __call__(self, b: Builder, scores: Value, sequences: Value, length: Value, first: Value, own: Value | None = None) -> Value:
         """Scores [N, V] by the rules, `own` added to each row."""
         if self.factor is not None or self.ngram > 0:
             factor = self.factor if self.factor is not None else b.constant(np.ones(1, np.float32))
             scores = b.add("DiscourageRepeats", scores, sequences, length, factor, domain=STEPS, ngram=self.ngram)
-        return b.add("AdjustScores", scores, length, self.least, self.vocabulary, first, self.prefix, self.presence, own, self.heat, domain=STEPS, end=self.end,
-                     temperature=self.temperature, presence_penalty=self.penalty)
+        adjusted = b.add("AdjustScores", scores, length, self.least, self.vocabulary, first, self.prefix, self.presence, None if self.times else own, self.heat, domain=STEPS,
+                         end=self.end, temperature=self.temperature, presence_penalty=self.penalty)
+        return b.add("KeepTimes", adjusted, sequences, length, self.wanted, own, domain=STEPS, end=self.end, **self.times) if self.times else adjusted
+
+
+def timestamps(b: Builder, wanted: Value | None) -> dict[str, Attribute]:
+    """The tokens that Whisper's rules of timestamps tell apart; empty where the rules are never wanted."""
+    if wanted is None or (wanted.constant is not None and not np.any(wanted.constant)) or int(b.attr("model_type")) != WHISPER:
+        return {}
+    begin = int(b.attr("beginning_timestamp_token_id", -1))
+    if begin <= 0:
+        raise b.error(f"beginning_timestamp_token_id is {begin}; a token was expected where a logits_processor is given")
+    names = {"none": "no_timestamps_token_id", "language_model": "start_of_lm_token_id", "translate": "translate_token_id", "transcribe": "transcribe_token_id"}
+    return {"begin": begin, **{k: int(b.attr(v, -1)) for k, v in names.items()}}
 
 
 @dataclass(frozen=True)
@@ -379,7 +392,7 @@ class Search(Op):
             if inputs.get(name) is not None:
                 raise b.unsupported(f"input '{name}' of {b.op.name}")
         processor = inputs.get("logits_processor")
-        if processor is not None and (processor.constant is None or np.any(processor.constant)):
+        if processor is not None and (processor.constant is None or np.any(processor.constant)) and int(b.attr("model_type")) != WHISPER:
             raise b.unsupported(f"a logits_processor of {b.op.name} other than the constant 0 (none)")
 
 
@@ -463,7 +476,9 @@ class BeamSearch(Search):
 
 @register
 class WhisperBeamSearch(BeamSearch):
-    """Transcripts of sound features by beam search: BeamSearch with Whisper's encoder, and the chance that nobody speaks. Source: com.microsoft WhisperBeamSearch-1.
+    """Transcripts of sound features by beam search: BeamSearch with Whisper's encoder, rules of timestamps (logits_processor 1), and the chance that nobody speaks.
+
+    Source: com.microsoft WhisperBeamSearch-1.
 
     ONNX Runtime's CPU kernel does not compute that chance.
     """

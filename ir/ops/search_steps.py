@@ -23,6 +23,7 @@ LOWEST = float(np.finfo(np.float32).min)  # the score of a token that must not c
 NOT_YET = -1e9  # the first score of all beams but the first, which start alike
 # Constants of a call; a call gives its own values.
 END, PAD, EARLY, NGRAM, TOP_P, LEAST, FILTERED, DESCENDING = -1, 0, False, 0, 0.0, 0, 0.0, False
+BEGIN, NONE, LANGUAGE_MODEL, TRANSLATE, TRANSCRIBE, START = 0, -1, -1, -1, -1, -1
 
 
 def token_row(*tokens: int) -> np.ndarray:
@@ -162,6 +163,82 @@ class AdjustScores(Op):
     def samples(self) -> Iterator[Sample]:
         yield Sample((real_sample((2, 4)), np.array([3]), np.array([5]), np.array([1, 1, 0, 1], np.int32), np.array(True), np.array([[1, 0, 1, 1]], np.int32),
                       np.array([[0, 0, 0, 1]], np.int32), real_sample((2,)), np.array([0.7], np.float32)), {"end": 0, "temperature": 0.5, "presence_penalty": 0.25})
+
+
+FIRST_TIMES = 50  # how far the first timestamp may lie behind the beginning
+
+
+def keep_times(scores, sequences, length, wanted, out, vocabulary, room, lo, hi):
+    """Whisper's rules of timestamps, which are the tokens from BEGIN on; one unit is one row. Where none are wanted, scores stay.
+
+    They come in pairs but for the first, never decrease, and are taken instead of text where together they are likelier than each text token.
+    """
+    used, active = load(length, 0), load(wanted, 0) != 0
+    for row in range(lo, hi):
+        base, first = row * vocabulary, row * room
+        for v in range(vocabulary):
+            store(out, base + v, load(scores, base + v))
+        if active:
+            begun = used
+            last = -1
+            for j in range(used):
+                token = load(sequences, first + j)
+                if token >= BEGIN:
+                    begun = min(begun, j + 1)
+                    last = token
+            for v in range(vocabulary):
+                if v in (NONE, LANGUAGE_MODEL) or (used > begun and v in (START, TRANSLATE, TRANSCRIBE)):
+                    store(out, base + v, LOWEST)
+            ends = used > 0 and load(sequences, first + used - 1) >= BEGIN
+            before = used <= begun or load(sequences, first + used - 2) >= BEGIN
+            if ends:
+                low, high = (BEGIN, vocabulary) if before else (0, END)
+                for v in range(low, high):
+                    store(out, base + v, LOWEST)
+            if last >= 0:
+                for v in range(BEGIN, last if ends and not before else last + 1):
+                    store(out, base + v, LOWEST)
+            if used == begun:
+                for v in range(BEGIN + FIRST_TIMES + 1, vocabulary):
+                    store(out, base + v, LOWEST)
+            text, time = LOWEST, LOWEST
+            for v in range(vocabulary):
+                score = load(out, base + v)
+                if v < BEGIN:
+                    text = max(text, score)
+                else:
+                    time = max(time, score)
+            together = 0.0
+            for v in range(BEGIN, vocabulary):
+                if load(out, base + v) > LOWEST:
+                    together += math.exp(load(out, base + v) - time)
+            if together > 0 and math.log(together) + time > text:
+                for v in range(BEGIN):
+                    store(out, base + v, LOWEST)
+
+
+KEEP_TIMES = Routine("keep_times", keep_times)
+
+
+@register
+class KeepTimes(Op):
+    """(scores [N, V], sequences [N, M], length, wanted, beam_scores [N]) -> scores by Whisper's rules of timestamps if they are wanted, the beams' own on top.
+
+    Tokens are known by number: `end`, `begin` (the first timestamp), and those that are never taken or only at the beginning.
+    """
+
+    domain, name, versions = DOMAIN, "KeepTimes", (1,)
+    attributes = {"end": REQUIRED, "begin": REQUIRED, "none": -1, "language_model": -1, "translate": -1, "transcribe": -1}
+
+    def lower(self, n: Lowering) -> Tensor:
+        scores, sequences, own = n.input(0), n.input(1), n.input(4)
+        tokens = {name.upper(): int(n.attr(name)) for name in self.attributes}
+        found, = n.routine(KEEP_TIMES, [scores, sequences, n.input(2), n.input(3)], [(dt.float32, scores.shape)], [scores.shape[1], sequences.shape[1]], units=scores.shape[0],
+                           constants={**tokens, "START": tokens["END"] + 1, "LOWEST": LOWEST, "FIRST_TIMES": FIRST_TIMES})
+        return n.map(scores.shape, lambda r, v: found[r, v] + own[r])
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample((real_sample((1, 8)), token_row(1, 6, 0), np.array([2]), np.array([1]), np.zeros(1, np.float32)), {"end": 2, "begin": 5, "none": 4})
 
 
 # -------------------------------------------------------------------------------------------------------------------- beams
