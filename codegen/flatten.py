@@ -220,7 +220,7 @@ def split_divided_axes(nest: FlatNest) -> FlatNest:
             if e.op in ("floordiv", "mod") and e.dtype is dt.int64 and e.args[0].op == "axis" and e.args[0] not in fixed:
                 a, n = e.args
                 quotient, rest = integer.divide_terms(integer.terms(a.extent), n)
-                if is_size(n, nest.size_loads) and integer.is_divisor(n) and quotient and not any(rest.values()):
+                if is_size(n, nest.size_loads) and integer.is_divisor(n, a) and quotient and not any(rest.values()):
                     wanted.setdefault(a, []).append(n)
         if not wanted:
             return nest

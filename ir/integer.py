@@ -217,9 +217,24 @@ def _divide_by_sum(t: Terms, d: Terms) -> tuple[Terms, Terms]:
     return {}, t
 
 
-def is_divisor(n: Expr) -> bool:
-    """Whether `n` is positive wherever something is divided by it: never negative is enough, since division by zero has no value that simplification could change."""
-    return prove_nonnegative(n)
+def is_divisor(n: Expr, e: Expr) -> bool:
+    """Whether `n` is positive wherever `e` is divided by it: never negative is enough, since division by zero has no value that simplification could change.
+
+    A size that data decide is never negative below an axis over it: the axis would not run.
+    """
+    if prove_nonnegative(n):
+        return True
+    factors = terms(n)
+    if len(factors) != 1:
+        return any(_divides(n, a.extent) for a in e.axes)
+    (mono, k), = factors.items()
+    return k > 0 and all(prove_nonnegative(x) or any(_divides(x, a.extent) for a in e.axes) for x in mono)
+
+
+def _divides(n: Expr, e: Expr) -> bool:
+    """Whether `e` is a multiple of `n` by its spelling."""
+    quotient, rest = divide_terms(terms(e), n)
+    return bool(quotient) and not any(rest.values())
 
 
 def _is_remainder(a: Expr, b: Expr) -> bool:
@@ -227,19 +242,19 @@ def _is_remainder(a: Expr, b: Expr) -> bool:
     if not prove_nonnegative(a):
         return False
     factors = list(terms(b).items())
-    return prove_lt(a, b) or (len(factors) == 1 and is_divisor(b) and prove_lt(a, const(factors[0][1])))
+    return prove_lt(a, b) or (len(factors) == 1 and is_divisor(b, a) and prove_lt(a, const(factors[0][1])))
 
 
 @lru_cache(maxsize=REMEMBERED)
 def _floordiv(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value == 1:
         return a
-    if a is b and is_divisor(b):
+    if a is b and is_divisor(b, a):
         return const(1)
     if b.is_const and b.value <= 0:
         return None
     quotient, rest = divide_terms(terms(a), b)
-    if quotient and is_divisor(b):
+    if quotient and is_divisor(b, a):
         r = from_terms(rest)
         q = from_terms(quotient)
         if _is_remainder(r, b):
@@ -247,9 +262,9 @@ def _floordiv(a: Expr, b: Expr) -> Expr | None:
         return from_terms(add_terms(quotient, terms(ex.binary("floordiv", r, b))))
     if _is_remainder(a, b):
         return const(0)
-    if a.op == "floordiv" and is_divisor(b) and is_divisor(a.args[1]):
+    if a.op == "floordiv" and is_divisor(b, a) and is_divisor(a.args[1], a):
         return ex.binary("floordiv", a.args[0], a.args[1] * b)
-    if a.op == "mod" and is_divisor(b):
+    if a.op == "mod" and is_divisor(b, a):
         inner, rest = divide_terms(terms(a.args[1]), b)
         if inner and not rest:
             return ex.binary("mod", ex.binary("floordiv", a.args[0], b), from_terms(inner))
@@ -266,11 +281,11 @@ def _mod(a: Expr, b: Expr) -> Expr | None:
     if b.is_const and b.value <= 0:
         return None
     quotient, rest = divide_terms(terms(a), b)
-    if quotient and is_divisor(b):
+    if quotient and is_divisor(b, a):
         return ex.binary("mod", from_terms(rest), b)
     if _is_remainder(a, b):
         return a
-    if a.op == "mod" and is_divisor(b):
+    if a.op == "mod" and is_divisor(b, a):
         inner, rest = divide_terms(terms(a.args[1]), b)
         if inner and not rest:
             return ex.binary("mod", a.args[0], b)
@@ -301,7 +316,7 @@ def _common_factor(a: Expr, b: Expr) -> tuple[Expr, Expr] | None:
                 left.remove(atom)
                 kept.append(atom)
         shared = kept
-    shared = [s for s in shared if is_divisor(s)]
+    shared = [s for s in shared if is_divisor(s, a)]
     if g <= 1 and not shared:
         return None
 
@@ -335,12 +350,12 @@ def _bound(e: Expr, up: bool) -> Expr | None:
     if e.op == "axis":
         return _axis_upper(e) if up else const(0)
     if e.op == "mod":
-        if not is_divisor(e.args[1]):
+        if not is_divisor(e.args[1], e.args[0]):
             return None
         return upper_minus_one(e.args[1]) if up else const(0)
     if e.op == "floordiv":
         a = _bound(e.args[0], up)
-        if a is None or e.args[1].axes or not is_divisor(e.args[1]):
+        if a is None or e.args[1].axes or not is_divisor(e.args[1], e.args[0]):
             return None
         return ex.binary("floordiv", a, e.args[1])
     if e.op in ("min", "max"):
@@ -408,7 +423,7 @@ def _least(atom: Expr) -> int | None:
         bounds = [_least_value(a) for a in atom.args]
         if atom.op == "max" or None not in bounds:
             return max((b for b in bounds if b is not None), default=None) if atom.op == "max" else min(bounds)
-    if atom.op == "floordiv" and prove_nonnegative(atom.args[0]) and is_divisor(atom.args[1]):
+    if atom.op == "floordiv" and prove_nonnegative(atom.args[0]) and is_divisor(atom.args[1], atom.args[0]):
         return 0
     return None
 

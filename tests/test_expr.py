@@ -51,7 +51,7 @@ def combine(children):
                          st.sampled_from([N * 6, M * 3, N * M]).map(lambda e: Both(e, evaluate(e, BINDINGS).tolist())), children)
 
     def make(op, a, b):
-        return Both(ex.binary(op, a.expr, b.expr), [plain(op, x, y, integer.is_divisor(b.expr)) for x, y in zip(a.values, b.values, strict=True)])
+        return Both(ex.binary(op, a.expr, b.expr), [plain(op, x, y, integer.is_divisor(b.expr, a.expr)) for x, y in zip(a.values, b.values, strict=True)])
 
     def choose(op, a, b, c, d):
         condition = ex.binary(op, a.expr, b.expr)
@@ -148,7 +148,7 @@ def test_divisors_are_positive_and_other_sizes_may_be_zero():
     p = ex.sym("P")
     j = ex.axis(3 * p * 4)
     assert ex.linear_index(ex.unravel(j, [ex.const(3), p, ex.const(4)]), [ex.const(3), p, ex.const(4)]) is j
-    assert integer.is_divisor(p) and integer.is_divisor(p + N) and not integer.is_divisor(p - 1)
+    assert integer.is_divisor(p, I) and integer.is_divisor(p + N, I) and not integer.is_divisor(p - 1, I)
     assert p * 12 // p is ex.const(12) and (J * p * 2 + 1) // (p * 2) is J and ex.binary("div", p - 1, 2).op == "div"
     assert (p > 0).op == "lt" and ex.maximum(p, 1).op == "max" and (p >= 0).value is True
 
@@ -177,9 +177,13 @@ def test_proofs_know_loops_and_sizes():
 
 def test_axes_stay_within_extents_that_only_the_run_knows():
     count = ex.Tensor("count", dt.int64, (ex.const(1),))[(ex.const(0),)]
-    rows = ex.axis(count * 6)
+    rows, joined = ex.axis(count * 6), ex.axis(3 * count * N)
     assert integer.prove_lt(ex.axis(count), count) and integer.prove_lt(rows // 6, count)
     assert not integer.prove_lt(rows // 5, count) and not integer.prove_lt(rows, count)
+    assert ex.linear_index(ex.unravel(joined, [ex.const(3), count, N]), [ex.const(3), count, N]) is joined
+    more = ex.axis((count + 3) * M)
+    assert ex.linear_index(ex.unravel(more, [count + 3, M]), [count + 3, M]) is more and integer.is_divisor(count + 3, more)
+    assert integer.is_divisor(count * N, joined) and not integer.is_divisor(count, I) and not integer.is_divisor(count, ex.axis(count + N))
 
 
 def test_proofs_over_many_choices_end():
