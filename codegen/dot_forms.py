@@ -18,12 +18,14 @@ class DotForm:
         fold: neighbouring products that one lane adds up.
         stored: element type of packed weights.
         a: the element type that the left operand must have; the other 8-bit type becomes it by flipping the top bit. None: either.
+        widened: what the left operand is copied as, where spreading its elements in registers costs more than multiplying them; None: it is read as it is.
     """
 
     name: str
     fold: int
     stored: DType
     a: DType | None
+    widened: DType | None = None
 
     @property
     def is_float(self) -> bool:
@@ -52,7 +54,7 @@ class DotForm:
 
 VPDPBUSD = DotForm("vpdpbusd", 4, dt.int8, dt.uint8)
 SDOT = DotForm("sdot", 4, dt.int8, dt.int8)
-PMADDWD = DotForm("pmaddwd", 2, dt.int16, None)
+PMADDWD = DotForm("pmaddwd", 2, dt.int16, None, dt.int16)
 WIDEN = DotForm("widen", 1, dt.int16, None)
 VDPBF16PS = DotForm("vdpbf16ps", 2, dt.bfloat16, None)
 PAIRS = DotForm("pairs", 2, dt.bfloat16, None)

@@ -62,7 +62,7 @@ class DotBody(TileBody):
     def __init__(self, function: ir.Function, rows: int, vectors: int, lanes: int, form: DotForm, signed: bool, fused: bool) -> None:
         super().__init__(function, ir.FloatType() if form.is_float else I32, 4, rows, vectors, lanes, fused)
         self.form, self.signed = form, signed
-        self.size = form.stored.itemsize_bytes if form.is_float else 1  # bytes of an element of a
+        self.size = form.stored.itemsize_bytes if form.is_float or form.widened else 1  # bytes of an element of a
         self.mask: ir.Value | None = None
         self.flip = form.flips(dt.int8 if signed else dt.uint8)
 
@@ -153,9 +153,7 @@ class DotBody(TileBody):
         """A row's word, widened and flipped as the form wants it, in every lane."""
         bd = self.bd
         widen = bd.sext if self.signed else bd.zext
-        if self.form is PMADDWD:
-            word = bd.bitcast(widen(bd.bitcast(word, ir.VectorType(I8, 2)), ir.VectorType(I16, 2)), I32)
-        elif self.form is WIDEN:
+        if self.form is WIDEN:
             word = widen(word, I32)
         kind = ir.VectorType(I32, self.lanes)
         x = bd.shuffle_vector(bd.insert_element(ir.Constant(kind, ir.Undefined), word, I32(0)), ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * self.lanes))

@@ -74,6 +74,8 @@ def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection
         return None
     form = matrix_form(target, integer.as_int(extent_product(raw.rows)), length, b.load.dtype) or dot_form(target)
     maps, raw = corrected(raw, a, b, constants, form)
+    if form.widened is not None:
+        raw = replace(raw, a=ex.cast(raw.a, form.widened))
     copies, raw = adjacent(raw, layouts)
     raw = merge_axes(ordered(raw, layouts), layouts)
     return [*maps, *copies], replace(to_product(raw, layouts, False), form=form)

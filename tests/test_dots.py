@@ -158,6 +158,19 @@ def test_older_processors_give_the_same(name: str, left: DType, right: DType) ->
     np.testing.assert_array_equal(found, (x.astype(np.int32) - 3) @ y.astype(np.int32))
 
 
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
+@pytest.mark.parametrize("left", NARROW)
+@pytest.mark.parametrize("shape,weights,stride,pad", [((1, 16, 9, 8), (33, 16, 3, 3), 1, 1), ((1, 3, 11, 10), (20, 3, 7, 7), 2, 3), ((1, 21, 6, 6), (16, 21, 1, 1), 1, 0)])
+def test_convolutions_on_older_processors(name: str, left: DType, shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int) -> None:
+    if HERE.isa not in ("avx512", "avx2"):
+        pytest.skip("this processor lacks the instructions")
+    zero = 128 if left is dt.uint8 else -5
+    nest, x, w = convolution(shape, weights, stride, pad, left, zero)
+    values, kernel = codes(left, *shape), codes(dt.int8, *weights)
+    found = run(nest, {x: values, w: kernel}, constants={w}, target=targets.parse(name))[0]
+    np.testing.assert_array_equal(found, convolved(values, kernel, stride, pad, zero, 1))
+
+
 @pytest.mark.parametrize("target", [FIRST_VNNI, NARROW_VNNI, TILES, DOTPROD, targets.parse("aarch64")], ids=["vnni", "avx-vnni", "tiles", "dotprod", "neon"])
 def test_other_targets_compile(target: targets.Target) -> None:
     for nest in (product(15, 40, 27, dt.uint8, dt.int8)[0], convolution((1, 40, 9, 9), (40, 1, 3, 3), 1, 1, dt.uint8, 3, 40)[0]):
