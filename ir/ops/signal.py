@@ -1,4 +1,4 @@
-"""Signals: Fourier transforms, windows, mel filters; computed in double precision."""
+"""Signals: Fourier transforms, windows, mel filters; computed in double precision, but for short frames of float32."""
 from __future__ import annotations
 
 import math
@@ -16,6 +16,7 @@ from .base import Lowering, Op, Sample, register
 F64 = dt.float64
 ZERO, ONE = ex.const(0), ex.const(1)
 INVERSE = False  # what a call's constant stands for
+LONGEST_PRODUCT = 512  # samples of a frame up to which a product with a matrix of waves is faster than a fast transform
 
 
 def wide(e: Expr) -> Expr:
@@ -177,7 +178,10 @@ class DFT(Op):
 
 @register
 class STFT(Op):
-    """Short-time Fourier transform: windowed frames, each transformed. Source: ONNX STFT-17."""
+    """Short-time Fourier transform: windowed frames, each transformed. Source: ONNX STFT-17.
+
+    Short float32 frames are multiplied by waves rounded to float32; all others are transformed in double precision.
+    """
 
     name, versions = "STFT", (17,)
     attributes = {"onesided": 1}
@@ -195,6 +199,10 @@ class STFT(Op):
             length = x.shape[1]
         frames = (x.shape[1] - length) // step + 1
         bins = length // 2 + 1 if n.attr("onesided") else length
+        real = x.rank == 2 or (x.shape[2].is_const and x.shape[2].value == 1)
+        fits = window is None or window.shape[0] is length
+        if real and fits and x.dtype is dt.float32 and step.is_const and length.is_const and 0 < length.value <= LONGEST_PRODUCT:
+            return self.product(n, frames, int(step.value), int(length.value), bins)
 
         def element(row: Expr, t: Expr, part: Expr) -> Expr:
             batch, frame = ex.unravel(row, (x.shape[0], frames))
@@ -206,10 +214,28 @@ class STFT(Op):
         y = transform(n, x.shape[0] * frames, length, element, False)
         return n.map((x.shape[0], frames, bins, 2), lambda b, f, k, part: y[b * frames + f, k, part], x.dtype)
 
+    @staticmethod
+    def product(n: Lowering, frames: Expr, step: int, length: int, bins: Expr) -> Tensor:
+        """Short frames of a real signal: their product with a matrix of windowed waves, which reads overlapping frames where they lie."""
+        x, window, known = n.input(0), n.optional(2), n.known(2) if n.has(2) else None
+        turns = np.outer(np.arange(length), np.arange(int(bins.value))) % length * (2 * math.pi / length)
+        waves = np.stack([np.cos(turns), -np.sin(turns)], -1)
+        if known is not None:
+            waves *= known.astype(np.float64)[:, None, None]
+        matrix = n.constant(waves.astype(np.float32), "waves")
+        if window is not None and known is None:
+            plain = matrix
+            matrix = n.map(plain.shape, lambda t, k, part: plain[t, k, part] * ex.cast(window[t], dt.float32))
+        end = (ex.const(0),) * (x.rank - 2)
+        return n.contract((), (x.shape[0], frames), (bins, 2), (length,), lambda b, r, k: x[(r[0], r[1] * step + k[0], *end)],
+                          lambda b, c, k: matrix[k[0], c[0], c[1]], (x.shape[0], frames, bins, 2), lambda b, r, c: (*r, *c), dtype=dt.float32)
+
     def samples(self) -> Iterator[Sample]:
         x = np.random.default_rng(2).standard_normal((1, 40, 1)).astype(np.float32)
         yield Sample((x, np.array(4, np.int64), np.hanning(10).astype(np.float32)))
         yield Sample((x, np.array(8, np.int64), None, np.array(16, np.int64)), {"onesided": 0})
+        yield Sample((x[..., 0].repeat(2, 0), np.array(3, np.int64), np.hanning(15).astype(np.float32), np.array(15, np.int64)), name="matrix")
+        yield Sample((x, np.array(4, np.int64), np.hanning(10).astype(np.float32), np.array(12, np.int64)), name="short window")
 
 
 # ------------------------------------------------------------------------------------------------------- windows and filters
