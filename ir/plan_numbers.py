@@ -5,7 +5,10 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-from .plan import Plan
+from . import dtypes as dt
+from . import expr as ex
+from .expr import Expr
+from .plan import Instruction, Plan
 
 WORD = 1 << 64
 
@@ -84,6 +87,54 @@ def numbers(plan: Plan, shapes: Mapping[int, Sequence[int]]) -> list[int]:
     return out
 
 
+def formula(plan: Plan, number: int, names: Mapping[tuple[int, int], str]) -> Expr:
+    """How a number of a plan follows from the shapes of its inputs.
+
+    Args:
+        number: position of one that is known before the first step.
+        names: of sizes, by (input, dimension); sizes of the same name are taken to be equal.
+
+    Returns:
+        An expression over symbols: the named sizes, and `n<position>` for what only real arithmetic or data tells.
+    """
+    program = {i.target: i for i in plan.program[:plan.eager]}
+    values = {n: ex.sym(names[port, dim]) for port, dim, n in plan.sizes}
+    pending = [number]
+    while pending:
+        n = pending[-1]
+        i = program.get(n)
+        needed = () if i is None or n in values or i.operator not in _FORMULAS else (i.a, i.b, i.c)[:3 if i.operator == "select" else 1 if i.operator == "not" else 2]
+        missing = [k for k in needed if k not in values]
+        if missing:
+            pending += missing
+            continue
+        pending.pop()
+        if n not in values:
+            values[n] = _symbolic(i, [values[k] for k in needed]) if needed and i is not None else ex.const(plan.numbers[n]) if i is None else ex.sym(f"n{n}")
+    return _as_integer(values[number])
+
+
+_FORMULAS = frozenset(("add", "sub", "mul", "floordiv", "mod", "min", "max", "lt", "le", "eq", "ne", "and", "or", "not", "select"))
+
+
+def _symbolic(i: Instruction, operands: Sequence[Expr]) -> Expr:
+    if i.operator == "select":
+        condition, then, other = operands
+        return ex.where(_as_condition(condition), _as_integer(then), _as_integer(other))
+    if i.operator == "not":
+        return ex.logical_not(_as_condition(operands[0]))
+    turn = _as_condition if i.operator in ("and", "or") else _as_integer
+    return ex.binary(i.operator, turn(operands[0]), turn(operands[1]))
+
+
+def _as_condition(e: Expr) -> Expr:
+    return e if e.dtype is dt.boolean else ex.not_equal(e, 0)
+
+
+def _as_integer(e: Expr) -> Expr:
+    return e if e.dtype is dt.int64 else ex.where(e, ex.const(1), ex.const(0))
+
+
 def fixed_shapes(plan: Plan) -> dict[int, tuple[int, ...]] | None:
     """The shapes of the inputs of a plan where the model fixes them all, else None."""
     found: dict[int, tuple[int, ...]] = {}
@@ -94,4 +145,4 @@ def fixed_shapes(plan: Plan) -> dict[int, tuple[int, ...]] | None:
     return found
 
 
-__all__ = ["fixed_shapes", "numbers"]
+__all__ = ["fixed_shapes", "formula", "numbers"]

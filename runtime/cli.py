@@ -98,11 +98,12 @@ def bench(model: str, dims: tuple[str, ...], threads: int, seconds: float, strea
 @click.argument("model", type=MODEL)
 @click.option("--html", type=click.Path(dir_okay=False), help="Write one self-contained page with a picture of the graph.")
 @click.option("--stage", default="layout", show_default=True, help="Which stage to show beside the model: simplify, recognise, decompose, lower, fuse, layout, precision.")
-def inspect(model: str, html: str | None, stage: str) -> None:
-    """Show MODEL before and after compilation, as text or as an HTML page."""
+@click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension, for the memory in bytes.")
+def inspect(model: str, html: str | None, stage: str, dims: tuple[str, ...]) -> None:
+    """Show MODEL before and after compilation, with a formula of the memory that it needs, as text or as an HTML page."""
     from .commands.inspecting import inspect_model
 
-    inspect_model(model, html, stage)
+    inspect_model(model, html, stage, parse_dims(dims))
 
 
 @cli.command()

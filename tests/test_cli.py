@@ -87,6 +87,14 @@ def test_inspect_as_text_and_as_a_page(tmp_path: Path, package: str) -> None:
     assert "kernels" in sardonyx("inspect", package)
 
 
+def test_inspect_gives_the_memory_as_a_formula_and_in_bytes() -> None:
+    text = sardonyx("inspect", MODEL)
+    name = next(iter(re.findall(r"\[(\w+), ", text)))
+    assert re.search(rf"results +\(\d+\*{name}\) bytes", text) and "peak" not in text
+    assert re.search(r"peak .* on one thread", sardonyx("inspect", MODEL, "--dim", f"{name}=3"))
+    assert "no dimension named 'huh'" in sardonyx("inspect", MODEL, "--dim", "huh=3", status=1)
+
+
 @pytest.mark.parametrize("stage", ["import", "simplify", "lower", "fuse", "layout", "kernels", "plan"])
 def test_compile_dumps_stages(stage: str, tmp_path: Path) -> None:
     text = sardonyx("compile", MODEL, "-o", str(tmp_path / "m.sdx"), "--dump", stage)

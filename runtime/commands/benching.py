@@ -30,7 +30,7 @@ def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: floa
     start = time.perf_counter()
     session = open_session(model, threads, precision=precision)
     loaded = time.perf_counter() - start
-    check_dims(session, dims)
+    check_dims(session._model.plan.inputs, dims)
     feed = random_feeds(session._model.plan.inputs, dims, 0)
     first = timed(session, feed)
     for _ in range(WARM_RUNS):

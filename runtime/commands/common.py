@@ -120,13 +120,13 @@ def session_for(session: InferenceSession, feeds: Mapping[str, object]) -> Infer
     return next(reversed(session._variants.values()))
 
 
-def check_dims(session: InferenceSession, dims: Mapping[str, int]) -> None:
+def check_dims(ports: Sequence[Port], dims: Mapping[str, int]) -> None:
     """Refuse sizes of dimensions that the model does not have.
 
     Raises:
         SardonyxError: an unknown name; lists those there are.
     """
-    known = symbolic_dims(session._model.plan.inputs)
+    known = symbolic_dims(ports)
     unknown = [n for n in dims if n not in known]
     if unknown:
         has = f"its symbolic dimensions are {', '.join(known)}" if known else "it has no symbolic dimensions"

@@ -3,19 +3,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ...ir import expr as ex
+from ...ir import integer
 from ...ir.errors import SardonyxError
 from ...ir.graph import Graph
 from ...ir.plan import ControlStep, HostStep, KernelStep
 from ..exceptions import translated
 from ..feeds import describe
+from ..memory import memory_need
 from ..model import CompiledModel, CompileOptions, host_target, is_package, obtain
-from .common import bytes_text, heading, shorten, show_table, step_name
+from .common import bytes_text, check_dims, heading, shorten, show_table, step_name
 from .packaging import STAGES, stage_text
 
 TEXT_LIMIT = 400_000  # characters of a stage shown on a page
@@ -44,6 +48,7 @@ class Views:
     nodes: int = 0
     texts: dict[str, str] = field(default_factory=dict)
     wanted: tuple[str, ...] = ()
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     def observe(self, stage: str, subject: object) -> None:
         if stage == "import" and isinstance(subject, Graph) and self.before is None:
@@ -56,16 +61,17 @@ class Views:
             self.texts[stage] = stage_text(subject)
 
 
-def inspect_model(model: str, html: str | None, stage: str) -> None:
+def inspect_model(model: str, html: str | None, stage: str, dims: Mapping[str, int]) -> None:
     """Show a model; see the command's help."""
     if stage not in STAGES:
         raise click.BadParameter(f"{stage!r} is no stage; stages: {', '.join(STAGES)}")
     package = is_package(model)
     if package and html is not None:
         raise SardonyxError(f"{model} is a package, which no longer holds the model's graph; give the .onnx file")
-    views = Views(wanted=("import", stage))
+    views = Views(wanted=("import", stage), dims=dims)
     with translated(model):
         found = obtain(model, CompileOptions(), host_target(), observe=None if package else views.observe)
+    check_dims(found.plan.inputs, dims)
     if html is None:
         print_summary(model, found, views)
         if not package:
@@ -86,43 +92,31 @@ def facts(model: str, found: CompiledModel, views: Views) -> list[tuple[str, str
     rows += [(f"output {p.name}", describe(p)) for p in plan.outputs]
     if views.nodes:
         rows += [("nodes", str(views.nodes)), ("parameters", f"{views.parameters:,}")]
-    rows += [("steps", str(len(plan.steps))), ("kernels", str(len(plan.kernels))), ("code", bytes_text(sum(map(len, found.objects.values())))),
-             ("weights", bytes_text(sum(a.nbytes for a in found.constants)))]
-    rows += [("memory", arena_text(found))]
+    rows += [("steps", str(len(plan.steps))), ("kernels", str(len(plan.kernels))), ("code", bytes_text(sum(map(len, found.objects.values()))))]
+    rows += memory_facts(found, views.dims)
     rows += [(k.replace("_", " "), v) for k, v in plan.metadata.items() if v]
     return rows
 
 
-def arena_text(found: CompiledModel) -> str:
-    """Bytes of intermediates: a number where sizes are fixed, else how they follow from the sizes."""
+def memory_facts(found: CompiledModel, dims: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What a model and a run of it take, as formulas over the named sizes and, where all are given or fixed, in bytes.
+
+    Args:
+        dims: sizes of symbolic dimensions.
+    """
     plan = found.plan
-    if not plan.segments:
-        return "none"
-    target = plan.segments[0]
-    instructions = {i.target: i for i in plan.program}
-    if target not in instructions:
-        return bytes_text(plan.numbers[target]) + " of intermediates"
-    names = {number: _size_name(found, port, dim) for port, dim, number in plan.sizes}
-
-    def spell(n: int, depth: int = 0) -> str:
-        if n in names:
-            return names[n]
-        i = instructions.get(n)
-        if i is None:
-            return str(plan.numbers[n])
-        if depth > 40:
-            return "..."
-        signs = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mod": "%"}
-        a, b = spell(i.a, depth + 1), spell(i.b, depth + 1)
-        return f"({a} {signs[i.operator]} {b})" if i.operator in signs else f"{i.operator}({a}, {b})"
-    text = spell(target)
-    return (text if len(text) <= 600 else text[:600] + " ...") + " bytes of intermediates"
-
-
-def _size_name(found: CompiledModel, port: int, dim: int) -> str:
-    shape = found.plan.inputs[port].shape
-    name = shape[dim] if shape is not None else None
-    return name if isinstance(name, str) else f"{found.plan.inputs[port].name}.shape[{dim}]"
+    need = memory_need(plan)
+    weights = sum(a.nbytes for a in found.constants)
+    rows = [("weights", f"{bytes_text(weights)}, held once and shared by all that map the same file")]
+    late = len(plan.segments) > 1 or bool(plan.bodies)
+    rows += [("workspace", f"{need.arena.text} + threads * {need.scratch.text} bytes a run" + (", and what control flow and sizes that depend on data need" if late else "")),
+             ("results", f"{need.results.text} bytes a run")]
+    known = {ex.sym(n): ex.const(v) for n, v in dims.items()}
+    arena, scratch, results = (integer.as_int(e) for e in ex.substitute((need.arena, need.scratch, need.results), known))
+    if arena is not None and scratch is not None and results is not None:
+        rows += [("peak", f"{bytes_text(weights + arena + scratch + results)} on one thread ({weights + arena + scratch + results} bytes), "
+                          f"{bytes_text(scratch)} more for each other; the process beside it is not counted")]
+    return rows
 
 
 def print_summary(model: str, found: CompiledModel, views: Views) -> None:

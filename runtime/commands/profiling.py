@@ -20,7 +20,7 @@ def profile_model(model: str, output: str | None, dims: Mapping[str, int], threa
     if "by_shape" in session._model.report:
         raise NotImplemented(f"this model is compiled for each combination of input shapes and cannot be profiled as one: {session._model.report['by_shape']}")
     plan = session._model.plan
-    check_dims(session, dims)
+    check_dims(session._model.plan.inputs, dims)
     arrays = session._arrays(random_feeds(plan.inputs, dims, 0))
     session._execute(arrays)
     profiler = Profiler(plan, session._executor, "sardonyx_profile_")

@@ -25,7 +25,7 @@ def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output:
         SardonyxError: the model, a name or a file is wrong.
     """
     session = open_session(model, threads, precision=precision)
-    check_dims(session, dims)
+    check_dims(session._model.plan.inputs, dims)
     given = read_inputs(inputs, [p.name for p in session.get_inputs()])
     feeds = random_feeds(session._model.plan.inputs, dims, seed, given)
     start = time.perf_counter()
