@@ -131,7 +131,7 @@ class Cache:
         if size > self.limit_bytes // 16 or self._trim_is_due():
             self.trim(size)
         with self._reporting():
-            write(path, content, sections)
+            write(path, content, sections, durable=False)
             return True
         return False
 

@@ -89,13 +89,43 @@ def prewarm(processes: int) -> None:
                 _idle.append(_Worker())
 
 
-def compile_all(kernels: Sequence[KernelSource], target: Target, processes: int | None = None, progress: Progress | None = None) -> dict[str, bytes]:
+class Ahead:
+    """A kernel that one worker compiles while the others are not known yet; to be given to `compile_all`, or released."""
+
+    def __init__(self, kernel: KernelSource, target: Target) -> None:
+        self.kernel = kernel
+        self.worker = _take(1)[0]
+        self._answer: bytes | SardonyxError = b""
+        self._thread = threading.Thread(target=self._compile, args=(target,), daemon=True)
+        self._thread.start()
+
+    def _compile(self, target: Target) -> None:
+        try:
+            self._answer = self.worker.compile(self.kernel, target)
+        except SardonyxError as e:
+            self._answer = e
+
+    def answer(self) -> bytes | SardonyxError:
+        """The object or what was wrong, once there is one."""
+        self._thread.join()
+        return self._answer
+
+    def release(self) -> None:
+        """End the worker: nobody wants the kernel any more."""
+        self.worker.kill()
+        self._thread.join()
+        self.worker.stop()
+
+
+def compile_all(kernels: Sequence[KernelSource], target: Target, processes: int | None = None, progress: Progress | None = None,
+                ahead: Ahead | None = None) -> dict[str, bytes]:
     """Compile kernels.
 
     Args:
         kernels: equal ones are compiled once.
         processes: how many at a time; None for the target's cores. With one, or for a few kernels, no process is started.
         progress: called in this thread with (done, total, name) after each kernel.
+        ahead: one of the kernels, begun before; its worker goes on with the others.
 
     Returns:
         Object files by `KernelSource.key`.
@@ -107,9 +137,9 @@ def compile_all(kernels: Sequence[KernelSource], target: Target, processes: int 
     processes = min(processes or target.cores, len(distinct))
     report = progress or (lambda done, total, name: None)
     alone = target.arch.startswith("wasm")  # whose code generator changes a default of all others in its process
-    if not sys.executable or (not alone and (processes <= 1 or (len(distinct) <= FEW and not _has_idle()))):
+    if ahead is None and (not sys.executable or (not alone and (processes <= 1 or (len(distinct) <= FEW and not _has_idle())))):
         return _compile_here(distinct, target, report)
-    return _compile_apart(distinct, target, processes, report, alone)
+    return _compile_apart(distinct, target, processes, report, alone, ahead)
 
 
 def _compile_here(kernels: Sequence[KernelSource], target: Target, report: Progress) -> dict[str, bytes]:
@@ -122,16 +152,22 @@ def _compile_here(kernels: Sequence[KernelSource], target: Target, report: Progr
     return made
 
 
-def _compile_apart(kernels: Sequence[KernelSource], target: Target, processes: int, report: Progress, alone: bool) -> dict[str, bytes]:
+def _compile_apart(kernels: Sequence[KernelSource], target: Target, processes: int, report: Progress, alone: bool, ahead: Ahead | None) -> dict[str, bytes]:
     """Largest kernels first, each to the next free worker. `alone`: by workers that compile for nothing else, before or after."""
     waiting: queue.SimpleQueue[KernelSource] = queue.SimpleQueue()
     for k in sorted(kernels, key=lambda k: -len(k.text)):
-        waiting.put(k)
+        if ahead is None or k.key != ahead.kernel.key:
+            waiting.put(k)
     answers: queue.SimpleQueue[tuple[KernelSource, bytes | SardonyxError]] = queue.SimpleQueue()
     stopping = threading.Event()
-    workers = [_Worker() for _ in range(processes)] if alone else _take(processes)
+    begun = [] if ahead is None else [ahead.worker]
+    workers = [_Worker() for _ in range(processes)] if alone else begun + _take(processes - len(begun))
 
     def serve(worker: _Worker) -> None:
+        if ahead is not None and worker is ahead.worker:
+            answers.put((ahead.kernel, ahead.answer()))
+            if not worker.alive:
+                return
         while not stopping.is_set():
             try:
                 k = waiting.get_nowait()

@@ -29,10 +29,11 @@ import numpy as np
 from ..ir.errors import SardonyxError
 
 MAGIC = b"SARDONYX"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<8sIIQ32s")
 ALIGNMENT = 64
 CHUNK_BYTES = 4 << 20
+LARGE_BYTES = 1 << 20  # sections from here on are summed
 BLOCK_ROWS, BLOCK_COLUMNS = 64, 512  # of 64-bit words: 256 KiB, a page a row
 BLOCK_BYTES = BLOCK_ROWS * BLOCK_COLUMNS * 8
 MAX_MANIFEST_BYTES = 1 << 28
@@ -52,12 +53,12 @@ def chunk_digest(parts: Sequence[memoryview | bytes], workers: int = 2) -> str:
 def checksum(section: memoryview | bytes, workers: int = 2) -> str:
     """What tells a damaged section from a whole one: SHA-256 (hex), for large sections over their sums, which are read at memory's speed.
 
-    Sections of less than 4 MiB (code among them) are hashed as they are. Of larger ones, each whole block of 64 x 512 little-endian 64-bit words counts by its sums
+    Sections of less than 1 MiB (code among them) are hashed as they are. Of larger ones, each whole block of 64 x 512 little-endian 64-bit words counts by its sums
     along rows and along columns, modulo 2**64, and what remains after the last block as it is. Any change of one word is found, and any other that does
     not cancel in every row and every column of its block. It is no protection against intent.
     """
     view = memoryview(section).cast("B")
-    if len(view) < CHUNK_BYTES:
+    if len(view) < LARGE_BYTES:
         return hashlib.sha256(view).hexdigest()
     whole = len(view) - len(view) % BLOCK_BYTES
     pieces = [view[k:min(k + CHUNK_BYTES, whole)] for k in range(0, whole, CHUNK_BYTES)]
@@ -79,10 +80,11 @@ def _side_by_side(work: Callable[[memoryview], bytes], pieces: Sequence[memoryvi
         return list(pool.map(work, pieces))
 
 
-def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, bytes | memoryview]) -> None:
+def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, bytes | memoryview], durable: bool = True) -> None:
     """Write a container so that readers see the old file or the whole new one, nothing between.
 
     Args:
+        durable: also when the system itself stops at any moment; where not, a damaged file may be what is left, which its checksums tell.
         content: a dict of what JSON can hold.
         sections: name -> bytes-like, contiguous.
 
@@ -106,7 +108,7 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
             manifest = new
             break
         manifest = new
-    with whole_file(path) as f:
+    with whole_file(path, durable=durable) as f:
         f.write(HEADER.pack(MAGIC, VERSION, 0, len(manifest), hashlib.sha256(manifest).digest()))
         f.write(manifest)
         for (_, start, *_), view in zip(table, views.values(), strict=True):
@@ -115,11 +117,12 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str], mode: int = 0o600) -> Iterator[BinaryIO]:
+def whole_file(path: str | os.PathLike[str], mode: int = 0o600, durable: bool = True) -> Iterator[BinaryIO]:
     """A file that stands at `path` only once it is written: until then, and if writing fails, what was there stays.
 
     Args:
         mode: its permissions.
+        durable: wait until the disk has it.
 
     Raises:
         OSError: no space or no permission; nothing is left behind.
@@ -130,7 +133,8 @@ def whole_file(path: str | os.PathLike[str], mode: int = 0o600) -> Iterator[Bina
         with os.fdopen(handle, "wb") as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            if durable:
+                os.fsync(f.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     finally:

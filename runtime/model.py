@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +28,10 @@ from .container import MAGIC, Container, ContainerError, chunk_digest
 
 if TYPE_CHECKING:
     from ..compiler.importer_cut import Cut
-
-if TYPE_CHECKING:
+    from .compile_pool import Ahead
     from .package import ControlSettings
 
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,20 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     model, external = compile_model(source if folder is not None else data, options, target, cache, observe)
     content, sections = to_sections([model])
     content["external"] = [[os.path.relpath(path, folder), *_file_facts(path)] for path in external] if folder is not None else []
-    cache.save_model(key, content, sections)
+    if cache.save_model(key, content, sections):
+        with contextlib.suppress(OSError, ContainerError):  # another process may have dropped it already
+            stored = Container(cache.model_path(key), verify=False)
+            _use_stored(model, from_container(stored, "cache", target))
     model.seconds["total"] = time.perf_counter() - start
     return model
+
+
+def _use_stored(model: CompiledModel, stored: CompiledModel) -> None:
+    """Take a model's constants from the mapped file that they were just written to: aligned, and shared with other processes."""
+    model.constants, model.keep = stored.constants, stored.keep
+    for k, children in model.bodies.items():
+        for child, twin in zip(children, stored.bodies[k], strict=True):
+            _use_stored(child, twin)
 
 
 def _exporting(path: str, observe: Callable[[str, object], None] | None) -> Callable[[str, object], None]:
@@ -279,12 +290,13 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
     from ..codegen.driver import driver_kernel
     from ..compiler.importer import import_model
     from .build import build_graph
-    from .compile_pool import prewarm
+    from .compile_pool import Ahead, prewarm
     from .progress import compile_progress
     from .report import Recorder
 
     start = time.perf_counter()
-    prewarm(knobs.COMPILE_PROCESSES.read_int() or target.cores)
+    processes = knobs.COMPILE_PROCESSES.read_int() or target.cores
+    prewarm(processes)
     with collection_paused(), compile_progress() as progress:
         progress.stage("reading the model")
         graph = import_model(source, free_dimensions=options.free_dimensions, free_dimensions_by_denotation=options.free_denotations,
@@ -295,9 +307,21 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         progress.stage("fusing")
         overridable = _overridable(graph)
         recorder = Recorder(graph, observe)
-        built = build_graph(graph, target, options.level, recorder, options.disabled, PRECISIONS[options.precision])
-        lowered = time.perf_counter()
-        objects = compile_kernels([*built.all_sources(), driver_kernel(built.has_control())], target, cache, progress.kernels)
+        ahead: Ahead | None = None
+        simple = driver_kernel(False)
+        if processes > 1 and sys.executable and not target.arch.startswith("wasm") and not graph.bodies and not _is_cached(simple, target, cache):
+            ahead = Ahead(simple, target)  # it is the largest kernel of most models, and does not depend on them
+        try:
+            built = build_graph(graph, target, options.level, recorder, options.disabled, PRECISIONS[options.precision])
+            lowered = time.perf_counter()
+            driver = driver_kernel(built.has_control())
+            begun = ahead if ahead is not None and driver.key == ahead.kernel.key else None
+            objects = compile_kernels([*built.all_sources(), driver], target, cache, progress.kernels, begun)
+            if begun is not None:
+                ahead = None
+        finally:
+            if ahead is not None:
+                ahead.release()
     report = {**recorder.report(built), "overridable": overridable, "precision": options.precision}
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     model = _compiled(built)
@@ -318,15 +342,24 @@ def _overridable(graph: Any) -> list[tuple[str, str, list[int]]]:
     return [(n, type_name(v.type), [int(d.value) for d in v.type.shape]) for n, v in graph.overridable.items()]
 
 
-def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progress: Callable[[int, int, str], None] | None = None) -> dict[str, bytes]:
-    """Objects by symbol: from the cache, the rest compiled in parallel and cached."""
+def _object_key(source: Any, target: Target) -> str:
+    """Where the cache keeps a kernel's object."""
     from .toolchain import CODE_ONLY, toolchain_key
 
+    return source.key + hashlib.sha256(f"{target.key}|{toolchain_key(CODE_ONLY)}".encode()).hexdigest()[:16]
+
+
+def _is_cached(source: Any, target: Target, cache: Cache) -> bool:
+    return cache.load_object(_object_key(source, target)) is not None
+
+
+def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progress: Callable[[int, int, str], None] | None = None,
+                    ahead: "Ahead | None" = None) -> dict[str, bytes]:
+    """Objects by symbol: from the cache, the rest compiled in parallel and cached. `ahead`: one of them that is being compiled already."""
     found: dict[str, bytes] = {}
     missing = []
-    suffix = hashlib.sha256(f"{target.key}|{toolchain_key(CODE_ONLY)}".encode()).hexdigest()[:16]
     for s in sources:
-        data = cache.load_object(f"{s.key}{suffix}")
+        data = None if ahead is not None and s.key == ahead.kernel.key else cache.load_object(_object_key(s, target))
         if data is None:
             missing.append(s)
         else:
@@ -334,8 +367,8 @@ def compile_kernels(sources: Sequence[Any], target: Target, cache: Cache, progre
     if missing:
         from .compile_pool import compile_all
 
-        made = compile_all(missing, target, knobs.COMPILE_PROCESSES.read_int() or target.cores, progress)
+        made = compile_all(missing, target, knobs.COMPILE_PROCESSES.read_int() or target.cores, progress, ahead)
         for s in missing:
             found[s.symbol] = made[s.key]
-            cache.save_object(f"{s.key}{suffix}", made[s.key])
+            cache.save_object(_object_key(s, target), made[s.key])
     return found
