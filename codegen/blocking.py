@@ -19,6 +19,7 @@ CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level 
 LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
 STRIP_COST = 0.01  # of a product, for each time that its rows are read again
 CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
+WASTE_SHARE = 8  # padding of more than 1/WASTE_SHARE of the columns is worth a narrower tile
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
 
@@ -120,4 +121,13 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
     if direct and not usable:
         usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
-    return min(usable, key=cycles)
+    chosen = min(usable, key=cycles)
+    return balanced(chosen, columns) if chosen.rows <= FEW and columns is not None and p.form is None else chosen
+
+
+def balanced(tile: TileShape, columns: int) -> TileShape:
+    """A tile of few rows, narrowed where the last panel would be mostly empty: such products wait for `b`, whose padding is read as well."""
+    panels = max(1, -(-columns // tile.columns))
+    vectors = max(1, -(-columns // (tile.lanes * panels)))
+    wasteful = WASTE_SHARE * (panels * tile.columns - columns) > columns
+    return TileShape(tile.rows, min(tile.vectors, vectors), tile.lanes) if wasteful else tile

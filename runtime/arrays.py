@@ -76,9 +76,8 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 def copy_from(address: int, shape: Sequence[int], order: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """Row-major copy of a tensor in memory whose dimensions lie in `order`, outermost first."""
-    out = np.empty(tuple(shape), dtype)
-    if out.size:
-        memory = np.ctypeslib.as_array((ctypes.c_uint8 * out.nbytes).from_address(address))
-        stored = memory.view(dtype).reshape([shape[d] for d in order])
-        out[...] = stored.transpose(np.argsort(np.asarray(order, np.int64)) if order else ())
-    return out
+    stored = np.empty([shape[d] for d in order], dtype)
+    ctypes.memmove(stored.ctypes.data, address, stored.nbytes)
+    if list(order) == sorted(order):
+        return stored
+    return np.ascontiguousarray(stored.transpose(np.argsort(np.asarray(order, np.int64))))

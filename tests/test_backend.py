@@ -328,6 +328,25 @@ def test_pool_survives_the_death_of_a_worker() -> None:
     assert len(compile_pool.compile_all(kernels, host_target(), 2)) == 3
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_pool_takes_over_what_was_begun_ahead(killed: bool) -> None:
+    ahead = compile_pool.Ahead(plans.SCALE, host_target())
+    if killed:
+        assert ahead.answer() == plans.image(plans.SCALE)
+        ahead.worker.kill()
+    made = compile_pool.compile_all([plans.ADD, plans.SCALE, plans.TAKE_POSITIVE], host_target(), 2, ahead=ahead)
+    assert made == {k.key: plans.image(k) for k in (plans.ADD, plans.SCALE, plans.TAKE_POSITIVE)}
+
+
+def test_what_was_begun_ahead_fails_or_is_dropped() -> None:
+    bad = plans.kernel("broken", "def kernel(a, lo, hi, scratch):\n    a[0] = missing\n", (dt.float32,))
+    with pytest.raises(CompileError, match="missing"):
+        compile_pool.compile_all([plans.ADD, bad], host_target(), 2, ahead=compile_pool.Ahead(bad, host_target()))
+    ahead = compile_pool.Ahead(plans.SCALE, host_target())
+    ahead.release()
+    assert not ahead.worker.alive
+
+
 def test_few_kernels_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_pool, "_has_idle", lambda: False)
     monkeypatch.setattr(compile_pool, "_Worker", None)

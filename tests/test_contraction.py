@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from contraction_oracle import Scheduled, run
-from sardonyx.codegen.blocking import even_strip
+from sardonyx.codegen.blocking import WASTE_SHARE, balanced, even_strip
 from sardonyx.codegen.contraction import describe
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.codegen.tile_shapes import tile_shapes
@@ -64,6 +64,20 @@ def test_product_sizes(m: int, n: int, k: int) -> None:
     nest, a, b = product(m, n, k)
     x, y = values(dt.float32, m, k), values(dt.float32, k, n)
     close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("n", [5, 32, 100, 130, 144, 300])
+def test_products_of_few_rows_read_little_padding(m: int, n: int) -> None:
+    """Tiles are as wide as the columns need, in panels of equal width."""
+    nest, a, b = product(m, n, 37)
+    x, y = values(dt.float32, m, 37), values(dt.float32, 37, n)
+    close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)
+    for tile in tile_shapes(host_target(), dt.float32):
+        chosen = balanced(tile, n)
+        panels = -(-n // chosen.columns)
+        assert chosen.rows == tile.rows and panels == -(-n // tile.columns)
+        assert panels * chosen.columns - n <= max(n / WASTE_SHARE, panels * tile.lanes)
 
 
 @pytest.mark.parametrize("m,n,k", [(0, 40, 5), (9, 0, 5), (9, 40, 0), (0, 1, 3), (1, 0, 3)])

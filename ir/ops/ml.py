@@ -449,7 +449,7 @@ class CategoryMapper(LabelEncoder):
 # -------------------------------------------------------------------------------------------------------------------- maps
 def zip_map(scores: np.ndarray, labels: Sequence[object]) -> list[object]:
     rows = scores.reshape(-1, len(labels)) if labels else scores
-    return [[dict(zip(labels, map(float, row))) for row in rows]]
+    return [[dict(zip(labels, row)) for row in rows.tolist()]]
 
 
 @register
