@@ -94,7 +94,7 @@ def test_processes_fill_one_cache(folder, tmp_path):
 
 def test_killed_writer(folder, tmp_path):
     program = ("import os, sys, signal\nfrom pathlib import Path\nfrom sardonyx.runtime import container\nfrom sardonyx.runtime.cache import Cache\n"
-               "container.os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
+               "container.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
                "Cache(Path(sys.argv[1]), 1 << 30).save_model('k', {}, {'a': bytes(9999)})\n")
     assert check(model_bytes()) == "compiled"
     done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=tmp_path, timeout=60)
