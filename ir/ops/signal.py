@@ -106,9 +106,18 @@ def scalar(n: Lowering, index: int) -> Expr:
     return ex.cast(t[(ZERO,) * t.rank], dt.int64)
 
 
+def waves(length: int, bins: int) -> np.ndarray:
+    """exp(-2 pi i t k / length) as [t, k, (real, imaginary)]."""
+    turns = np.outer(np.arange(length), np.arange(bins)) % length * (2 * math.pi / length)
+    return np.stack([np.cos(turns), -np.sin(turns)], -1)
+
+
 @register
 class DFT(Op):
-    """Discrete Fourier transform along one axis; real or complex (last dimension 2), forward or inverse, one-sided or whole. Source: ONNX DFT-20."""
+    """Discrete Fourier transform along one axis; real or complex (last dimension 2), forward or inverse, one-sided or whole. Source: ONNX DFT-20.
+
+    Short float32 transforms are products with waves rounded to float32; all others are computed in double precision.
+    """
 
     name, versions = "DFT", (17, 20)
     attributes = {"inverse": 0, "onesided": 0}
@@ -128,6 +137,9 @@ class DFT(Op):
             return tuple(ex.where(ex.equal(axis, k), other, v) for k, v in enumerate(values))
         given = ex.total(ex.where(ex.equal(axis, k), d, 0) for k, d in enumerate(x.shape[:count]))
         length = scalar(n, 1) if n.has(1) else (given - 1) * 2 if inverse and onesided else given
+        short = length.is_const and 0 < length.value <= LONGEST_PRODUCT
+        if short and axis.is_const and x.shape[axis.value] is length and x.dtype is dt.float32 and not (inverse and onesided):
+            return self.product(n, int(axis.value), int(length.value), parts, inverse, onesided)
         others = along(x.shape[:count], ONE)
 
         def element(row: Expr, t: Expr, part: Expr) -> Expr:
@@ -154,6 +166,22 @@ class DFT(Op):
         return n.map(shape, value, x.dtype)
 
     @staticmethod
+    def product(n: Lowering, axis: int, length: int, parts: int, inverse: bool, onesided: bool) -> Tensor:
+        """A short transform: the product with a matrix of waves [time, part, frequency, part]."""
+        x, bins = n.input(0), length // 2 + 1 if onesided else length
+        wave = waves(length, bins)
+        if inverse:
+            wave = wave * np.array([1.0, -1.0]) / length
+        both = np.stack([wave, np.stack([-wave[..., 1], wave[..., 0]], -1)], 1)[:, :parts]
+        matrix = n.constant(both.astype(np.float32), "waves")
+        lead = tuple(d for k, d in enumerate(x.shape[:-1]) if k != axis)
+
+        def place(r: Sequence[Expr], at: Expr, part: Expr) -> tuple[Expr, ...]:
+            return (*r[:axis], at, *r[axis:], part)
+        return n.contract((), lead, (bins, 2), (length, parts), lambda b, r, k: x[place(r, k[0], k[1])], lambda b, c, k: matrix[k[0], k[1], c[0], c[1]],
+                          place(lead, ex.const(bins), ex.const(2)), lambda b, r, c: place(r, c[0], c[1]), dtype=dt.float32)
+
+    @staticmethod
     def axis(n: Lowering, rank: int) -> Expr:
         """The axis, counted from the front; perhaps known only when running.
 
@@ -174,6 +202,8 @@ class DFT(Op):
         yield Sample((x,), {"onesided": 1})
         yield Sample((z, None, np.array(1, np.int64)), {"inverse": 1})
         yield Sample((z, np.array(8, np.int64), np.array(1, np.int64)))
+        yield Sample((z, None, np.array(-2, np.int64)), name="last axis")
+        yield Sample((z.astype(np.float64), None, np.array(1, np.int64)), name="double")
 
 
 @register
@@ -218,11 +248,10 @@ class STFT(Op):
     def product(n: Lowering, frames: Expr, step: int, length: int, bins: Expr) -> Tensor:
         """Short frames of a real signal: their product with a matrix of windowed waves, which reads overlapping frames where they lie."""
         x, window, known = n.input(0), n.optional(2), n.known(2) if n.has(2) else None
-        turns = np.outer(np.arange(length), np.arange(int(bins.value))) % length * (2 * math.pi / length)
-        waves = np.stack([np.cos(turns), -np.sin(turns)], -1)
+        wave = waves(length, int(bins.value))
         if known is not None:
-            waves *= known.astype(np.float64)[:, None, None]
-        matrix = n.constant(waves.astype(np.float32), "waves")
+            wave = wave * known.astype(np.float64)[:, None, None]
+        matrix = n.constant(wave.astype(np.float32), "waves")
         if window is not None and known is None:
             plain = matrix
             matrix = n.map(plain.shape, lambda t, k, part: plain[t, k, part] * ex.cast(window[t], dt.float32))
