@@ -121,3 +121,14 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         text = sardonyx(*arguments, folder=tmp_path, status=2 if "nope" in arguments[-1] and arguments[0] == "inspect" else 1)
         assert words in text and "Traceback" not in text
     assert "does not exist" in sardonyx("run", str(tmp_path / "missing.onnx"), status=2)
+
+
+def test_reading_ceilings_fall_with_size() -> None:
+    """Every size has a ceiling, no smaller size a lower one; caches are measured apart from memory."""
+    from sardonyx.runtime import probe
+    rates = probe.reading()
+    assert [r.level for r in rates][-1] == "memory" and rates[-1].size_bytes is None and all(r.bytes_per_second > 1e8 for r in rates)
+    sizes = [1 << k for k in range(10, 34)]
+    ceilings = [probe.read_bytes_per_second(s) for s in sizes]
+    assert ceilings == sorted(ceilings, reverse=True) and ceilings[0] == max(r.bytes_per_second for r in rates)
+    assert ceilings[-1] == rates[-1].bytes_per_second

@@ -47,7 +47,7 @@ def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: floa
         facts |= {"precision": precision, "difference": worst_difference(session.run(None, feed), open_session(model, threads).run(None, feed))}
     if "by_shape" not in session._model.report:
         facts["ceilings"] = ceilings()
-        facts["kernels"] = kernel_shares(session, feed, facts["ceilings"])
+        facts["kernels"] = kernel_shares(session, feed, facts["ceilings"]["flops"])
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
@@ -103,15 +103,21 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def ceilings() -> dict[str, float]:
-    """What one core of this machine reaches: float32 multiply-adds in registers, and reading of memory."""
-    from ..probe import fma_flops, read_bytes_per_second
+def ceilings() -> dict[str, Any]:
+    """What one core of this machine reaches: float32 multiply-adds in registers, and reading of memory and of each cache."""
+    from ..probe import fma_flops, reading
 
-    return {"flops": fma_flops(), "bytes_per_s": read_bytes_per_second()}
+    rates = {r.level: r.bytes_per_second for r in reading()}
+    return {"flops": fma_flops(), "bytes_per_s": rates["memory"], "reading_bytes_per_s": rates}
 
 
-def kernel_shares(session: InferenceSession, feed: Mapping[str, object], limits: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Time, rates and share of the roofline per kernel, slowest first (best of a few runs a step)."""
+def kernel_shares(session: InferenceSession, feed: Mapping[str, object], flop_rate: float) -> list[dict[str, Any]]:
+    """Time, rates and share of the roofline per kernel, slowest first (best of a few runs a step).
+
+    The roofline of a call is `flop_rate` a core, or reading its data at the rate of the fastest cache that could hold them.
+    """
+    from ..probe import read_bytes_per_second
+
     plan, executor = session._model.plan, session._executor
     arrays = session._arrays(feed)
     best: dict[int, int] = {}
@@ -119,19 +125,21 @@ def kernel_shares(session: InferenceSession, feed: Mapping[str, object], limits:
         for t in executor.profile(arrays)[1]:
             best[t.step] = min(best.get(t.step, t.end_ns - t.start_ns), t.end_ns - t.start_ns)
     numbers = executor.numbers([np.shape(a) for a in arrays if isinstance(a, np.ndarray)])
-    groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
+    groups: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0, 0.0])
+    scale = executor.threads
     for position, spent in best.items():
         step = plan.steps[position]
         g = groups[step_name(plan, position)]
         g[0] += 1
         g[1] += spent / 1e9
         if isinstance(step, KernelStep):
-            g[2] += int(numbers[step.flops]) if step.flops >= 0 else 0
-            g[3] += int(numbers[step.bytes]) if step.bytes >= 0 else 0
+            flops = int(numbers[step.flops]) if step.flops >= 0 else 0
+            bytes_ = int(numbers[step.bytes]) if step.bytes >= 0 else 0
+            g[2] += flops
+            g[3] += bytes_
+            g[4] += max(flops / (flop_rate * scale), bytes_ / (read_bytes_per_second(bytes_ / scale) * scale))
     rows = []
-    scale = session._executor.threads
-    for name, (calls, seconds, flops, bytes_) in sorted(groups.items(), key=lambda kv: -kv[1][1]):
-        bound = max(flops / (limits["flops"] * scale), bytes_ / limits["bytes_per_s"])
+    for name, (calls, seconds, flops, bytes_, bound) in sorted(groups.items(), key=lambda kv: -kv[1][1]):
         rows.append({"kernel": name, "calls": int(calls), "ms": seconds * 1e3, "gflops": flops / seconds / 1e9 if seconds else 0.0,
                      "gbytes_per_s": bytes_ / seconds / 1e9 if seconds else 0.0, "roofline": bound / seconds if seconds else 0.0})
     return rows
@@ -150,7 +158,8 @@ def print_facts(f: Mapping[str, Any]) -> None:
     if "kernels" not in f:
         return
     c = f["ceilings"]
-    click.echo(f"  ceilings    {c['flops'] / 1e9:.0f} GFLOP/s a core, {c['bytes_per_s'] / 1e9:.1f} GB/s (values in cache may pass it)")
+    reads = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in c["reading_bytes_per_s"].items())
+    click.echo(f"  ceilings    {c['flops'] / 1e9:.0f} GFLOP/s a core; reading, GB/s a core: {reads}")
     rows = [[k["kernel"], k["calls"], f"{k['ms']:.3f}", f"{k['gflops']:.1f}", f"{k['gbytes_per_s']:.1f}", f"{100 * k['roofline']:.0f}%"] for k in f["kernels"][:SHOWN]]
     heading("kernels")
     show_table(["kernel", "calls", "ms", "GFLOP/s", "GB/s", "of roofline"], rows, right=(1, 2, 3, 4, 5))
