@@ -119,7 +119,9 @@ def save_package(models: CompiledModel | Sequence[CompiledModel], path: str | os
 
 # ---------------------------------------------------------------------------------------------------------------- targets
 _LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
-_LEVEL_FEATURES = {"x86-64-v2": ("sse4.2",), "x86-64-v3": ("avx2", "fma"), "x86-64-v4": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
+_ADDED = (("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"), ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"),
+          ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"))
+_LEVEL_FEATURES = {level: tuple(f for added in _ADDED[:k + 1] for f in added) for k, level in enumerate(_LEVELS)}  # Source: System V ABI, AMD64 supplement, 3.1.1
 
 
 def _best(variants: Sequence[tuple[int, Any]], target: Target, source: object) -> tuple[int, Any]:
@@ -154,9 +156,13 @@ def _rank(key: str) -> tuple[int, int]:
 
 def missing_features(key: str, target: Target) -> list[str]:
     """Instruction sets that code for `key` uses and `target` lacks."""
-    _, cpu, features = (key.split("|") + ["", ""])[:3]
-    wanted = set(_LEVEL_FEATURES.get(cpu, ())) | {f[1:] for f in features.split(",") if f.startswith("+")}
     has = {f[1:] for f in target.features.split(",") if f.startswith("+")}
     if not has:
         return []
-    return sorted(wanted - has)
+    return sorted(used_features(key) - has)
+
+
+def used_features(key: str) -> set[str]:
+    """Instruction sets that code for a target's `key` may use, as LLVM names them."""
+    _, cpu, features = (key.split("|") + ["", ""])[:3]
+    return set(_LEVEL_FEATURES.get(cpu, ())) | {f[1:] for f in features.split(",") if f.startswith("+")}

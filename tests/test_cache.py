@@ -19,7 +19,7 @@ from sardonyx.ir.target import parse
 from sardonyx.runtime.cache import Cache, CacheWarning
 from sardonyx.runtime.container import BLOCK_BYTES, BLOCK_COLUMNS, CHUNK_BYTES, VERSION, Container, ContainerError, checksum, write
 from sardonyx.runtime.model import CompileOptions, host_target, obtain
-from sardonyx.runtime.package import from_container, save_package
+from sardonyx.runtime.package import from_container, save_package, used_features
 
 RUN = ("import sys, numpy as np, sardonyx as s\nx = np.arange(5, dtype=np.float32)\n"
        "y, = s.InferenceSession(sys.argv[1]).run(None, {'x': x})\nassert (y == x + x).all(), y\n")
@@ -287,7 +287,7 @@ def test_a_package_for_several_targets_gives_the_best_that_fits(tmp_path):
     container = Container(tmp_path / "all.sdx")
     for machine, wanted in (("aarch64", "aarch64"), ("x86-64-v2", "x86-64-v2"), ("x86-64-v3", "x86-64-v3"), ("host", "host")):
         target = parse(machine, host_target())
-        features = {"x86-64-v2": "+sse4.2", "x86-64-v3": "+sse4.2,+avx2,+fma"}.get(machine, target.features)
+        features = ",".join(f"+{f}" for f in sorted(used_features(target.key))) if machine.startswith("x86-64") else target.features
         found = from_container(container, "package", dataclasses.replace(target, features=features))
         assert found.plan.target == parse(wanted, host_target()).key
     assert check(tmp_path / "all.sdx") == "package"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import shutil
 import struct
 import subprocess
@@ -17,9 +18,10 @@ from native_client import RANK, NativeModel, Options, StatusError
 from onnx import TensorProto, helper
 from sardonyx.ir.errors import SardonyxError, TargetError, UnsupportedError
 from sardonyx.ir.plan_numbers import numbers
-from sardonyx.ir.target import parse
-from sardonyx.runtime.host import has_tiles, host_target
+from sardonyx.ir.target import NAMED, Target, parse
+from sardonyx.runtime.host import host_target
 from sardonyx.runtime.model import CompileOptions, obtain
+from sardonyx.runtime.native import processor
 from sardonyx.runtime.native.library import Library, workspace_bytes, write_library
 
 HOST = host_target()
@@ -98,8 +100,8 @@ def codes_feeds(n: int) -> dict[str, np.ndarray]:
 MODELS = {"dense": (dense, dense_feeds), "loop": (loop, loop_feeds), "places": (places, places_feeds), "codes": (codes, codes_feeds)}
 
 
-def build(source: object, path: Path, **options: bool) -> Library:
-    return write_library(obtain(source, CompileOptions(), HOST), path, HOST, HOST, **options)
+def build(source: object, path: Path, target: Target = HOST, **options: bool) -> Library:
+    return write_library(obtain(source, CompileOptions(), target), path, target, HOST, **options)
 
 
 def session(source: object, threads: int = 1) -> sardonyx.InferenceSession:
@@ -407,9 +409,9 @@ def compile_c(command: Sequence[str], made: Library, program: Path, source: Path
     assert done.returncode == 0, done.stderr
 
 
-def program_of(name: str, ending: str, folder: Path) -> tuple[Path, list[np.ndarray]]:
+def program_of(name: str, ending: str, folder: Path, target: Target = HOST) -> tuple[Path, list[np.ndarray]]:
     """A C program that runs a model of these tests on the file `in` beside it, and what the session makes of that."""
-    made = build(serialised(name), folder / f"lib{name}.{ending}")
+    made = build(serialised(name), folder / f"lib{name}.{ending}", target)
     compile_c(["cc", "-std=c99", "-pedantic"], made, folder / "program")
     feeds = MODELS[name][1](37)
     write_tensors(folder / "in", [(helper.np_dtype_to_tensor_dtype(a.dtype), a) for a in feeds.values()])
@@ -425,17 +427,28 @@ def test_a_c_program_gives_the_same_bits(name: str, ending: str, tmp_path: Path)
         assert (shape, data) == (expected.shape, expected.tobytes())
 
 
-def test_tile_registers_that_are_refused_are_an_error(tmp_path: Path) -> None:
-    """An emulated processor has none to give."""
-    if not has_tiles(HOST):
-        pytest.skip("this machine has no tile registers (AMX)")
+@pytest.mark.parametrize(("emulated", "lacking"), [("Nehalem", "avx"), ("Haswell", None)])
+def test_processors_without_what_a_library_uses_are_an_error(emulated: str, lacking: str | None, tmp_path: Path) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("processors of x86-64")
     if shutil.which("qemu-x86_64") is None:
         pytest.skip("qemu-x86_64 is not installed (Debian's qemu-user)")
-    program, _ = program_of("codes", "so", tmp_path)
-    done = subprocess.run(["qemu-x86_64", program, tmp_path / "in", tmp_path / "out", "1", "1"], capture_output=True, text=True, check=False)
-    assert done.returncode == 4 and "does not give the tile registers (AMX)" in done.stderr, done
-    memory = subprocess.run(["qemu-x86_64", in_memory_of_the_caller(tmp_path)], capture_output=True, text=True, check=False)
-    assert memory.returncode == 8, memory
+    program, wanted = program_of("codes", "so", tmp_path, NAMED["x86-64-v3"])
+    done = subprocess.run(["qemu-x86_64", "-cpu", emulated, program, tmp_path / "in", tmp_path / "out", "1", "1"], capture_output=True, text=True, check=False)
+    memory = subprocess.run(["qemu-x86_64", "-cpu", emulated, in_memory_of_the_caller(tmp_path)], capture_output=True, text=True, check=False)
+    if lacking:
+        assert done.returncode == 4 and f"compiled for processors with {lacking}" in done.stderr, done
+        assert memory.returncode == 8, memory
+    else:
+        assert (done.returncode, memory.returncode) == (0, 0), (done, memory)
+        assert [shape for shape, _ in read_tensors(tmp_path / "out")] == [a.shape for a in wanted]
+
+
+def test_every_instruction_set_is_looked_for_where_the_processor_tells() -> None:
+    """What this processor has, by LLVM's account, passes; so libraries for this machine open on it."""
+    assert {name for name, *_ in processor.checks(NAMED["x86-64-v2"])} == {"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"}
+    assert {"avx2", "fma", "bmi2", "lzcnt"} <= {name for name, *_ in processor.checks(NAMED["x86-64-v3"])} and not processor.checks(NAMED["aarch64"])
+    assert [processor.saved_state(NAMED[f"x86-64-v{k}"]) for k in (2, 3, 4)] == [0, processor.AVX_STATE, processor.AVX512_STATE]
 
 
 def in_memory_of_the_caller(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import numpy_helper, parser
-from sardonyx.runtime.host import has_tiles, host_target
+from sardonyx.runtime.host import host_target
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native.tables import HERE, sources
 
@@ -75,7 +75,7 @@ def serialised(name: str) -> bytes:
 def build(name: str, folder: Path) -> Path:
     """The program over a model's library, whose C is instrumented as well."""
     model = obtain(serialised(name), CompileOptions(), HOST)
-    made = sources(model, name, None, threads=True, tiles=has_tiles(HOST))
+    made = sources(model, name, HOST, None, threads=True)
     (folder / f"{name}.h").write_text(made.header)
     (folder / "tables.h").write_text(made.tables)
     (folder / "weights.bin").write_bytes(made.weights)

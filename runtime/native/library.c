@@ -211,6 +211,39 @@ static void unmap_weights(struct SDX_INSTANCE *m) { (void)m; }
 #endif
 #endif
 
+/* -------------------------------------------------------------------------------------------------------------- processor */
+#if SDX_FEATURES
+static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t *out) {
+    __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(subleaf));
+}
+
+static int has_feature(uint32_t leaf, uint32_t subleaf, uint32_t word, uint32_t bit) {
+    uint32_t r[4];
+    cpuid(leaf & 0x80000000u, 0, r);
+    if (r[0] < leaf) return 0;
+    if (subleaf) {
+        cpuid(leaf, 0, r);
+        if (r[0] < subleaf) return 0;
+    }
+    cpuid(leaf, subleaf, r);
+    return r[word] >> bit & 1;
+}
+
+/* Whether the processor has, and the system saves, what the kernels use; the code of this file needs none of it. */
+static int32_t right_processor(void) {
+    for (int k = 0; k < SDX_FEATURES; k++)
+        if (!has_feature(sdx_features[k].leaf, sdx_features[k].subleaf, sdx_features[k].word, sdx_features[k].bit))
+            return SAY(open_error, SARDONYX_WRONG_MACHINE, NULL, "this library was compiled for processors with ", sdx_features[k].name, ", which this one lacks");
+    uint32_t low = 0, high = 0;
+    if (SDX_SAVED_STATE && has_feature(1, 0, 2, 27)) __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & SDX_SAVED_STATE) != SDX_SAVED_STATE)
+        return SAY(open_error, SARDONYX_WRONG_MACHINE, NULL, "the system does not save the vector registers that this library was compiled for");
+    return SARDONYX_OK;
+}
+#else
+static int32_t right_processor(void) { return SARDONYX_OK; }
+#endif
+
 /* --------------------------------------------------------------------------------------------------------- tile registers */
 #if SDX_TILES
 /* Ask for the tile registers of AMX, for all threads of the process; asking again changes nothing. Source: Linux, Documentation/arch/x86/xstate.rst. */
@@ -286,8 +319,8 @@ SDX_API int32_t SDX_NAME(open_in)(void *memory, size_t bytes, const sardonyx_opt
     *out = NULL;
     if (bytes < instance_bytes(1) + ALIGN)
         return SAY(open_error, SARDONYX_SHORT_BUFFER, ((int64_t[]){(int64_t)instance_bytes(1) + ALIGN, (int64_t)bytes}), "an instance takes ", "%", " bytes, ", "%", " were given");
-    int32_t status = take_tiles();
-    if (status) return status;
+    int32_t status = right_processor();
+    if (status || (status = take_tiles())) return status;
     memset(m, 0, sizeof(*m));
     m->threads = 1;
     if ((status = take_weights(m, options))) return status;
@@ -302,8 +335,8 @@ SDX_API int32_t SDX_NAME(open)(const sardonyx_options *options, struct SDX_INSTA
     *out = NULL;
     int32_t threads = options && options->threads > 1 ? options->threads : 1;
     if (threads > 1024) return SAY(open_error, SARDONYX_INVALID_ARGUMENT, ((int64_t[]){threads}), "%", " threads were asked for, at most 1024 are possible");
-    int32_t status = take_tiles();
-    if (status) return status;
+    int32_t status = right_processor();
+    if (status || (status = take_tiles())) return status;
 #if SDX_HAS_THREADS
     openmp found = {0};
     if (threads > 1 && !find_openmp(&found)) threads = 1;

@@ -69,14 +69,13 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
     """
     path = Path(path)
     system = platform(target)
-    tiles = has_tiles(target)
-    if tiles and system != "linux":
+    if has_tiles(target) and system != "linux":
         raise TargetError(f"how to ask for the tile registers of AMX is known on Linux alone, not on {system}; compile for a target without them")
     _check_suffix(path, system)
     name = c_name(path.stem.removeprefix("lib"))
     beside = path.with_name(f"{name}.weights") if weights_beside else None
     compiler = find_compiler(target, host)
-    made = sources(model, name, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare, tiles=tiles)
+    made = sources(model, name, target, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare)
     if beside is None and len(made.weights) > MOST_INSIDE:
         raise SardonyxError(f"{len(made.weights) / 2**30:.1f} GB of weights do not fit inside a library; put them beside it (--weights beside)")
     with tempfile.TemporaryDirectory(prefix="sardonyx-") as folder:

@@ -17,7 +17,7 @@ enum sardonyx_status {
     SARDONYX_BAD_WEIGHTS = 5,      /* weights that are missing or belong to another model */
     SARDONYX_CONTROL_FLOW = 6,     /* inputs that do not fit the model's loops and branches */
     SARDONYX_BUSY = 7,             /* the instance is running in another thread */
-    SARDONYX_WRONG_MACHINE = 8     /* the system does not give what the library was compiled for */
+    SARDONYX_WRONG_MACHINE = 8     /* the processor or the system does not give what the library was compiled for */
 };
 
 /* Element types, by the numbers of ONNX's TensorProto.DataType. bool is one byte, types of less than 8 bits take one byte an element, complex numbers are pairs. */

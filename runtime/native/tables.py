@@ -12,12 +12,14 @@ import numpy as np
 from ...ir import driver_abi as dv
 from ...ir.errors import UnsupportedError
 from ...ir.plan import ControlStep, HostStep, Plan
+from ...ir.target import Target
 from .. import host
 from ..bodies import BodyTables, body_tables
 from ..build import dtype_of
 from ..frames import find_driver
 from ..model import CompiledModel
 from ..tables import PlanTables, numpy_type
+from . import processor
 
 HERE = Path(__file__).parent
 MAX_RANK = 8  # SARDONYX_MAX_RANK
@@ -66,16 +68,16 @@ def c_name(text: str) -> str:
     return name if name and not name[0].isdigit() else f"model_{name}"
 
 
-def sources(model: CompiledModel, name: str, beside: str | None, threads: bool, bare: bool = False, tiles: bool = False) -> Sources:
+def sources(model: CompiledModel, name: str, target: Target, beside: str | None, threads: bool, bare: bool = False) -> Sources:
     """The C sources of a model's library.
 
     Args:
         model: compiled for the library's target.
         name: prefix of everything that the library defines, a C identifier.
+        target: what it was compiled for; instances check the processor, and ask the system for the tile registers of AMX where kernels may use them.
         beside: name of the file that the weights lie in; None if they lie inside.
         threads: whether the target may have an OpenMP runtime.
         bare: without allocation, threads and files.
-        tiles: whether kernels may use the tile registers of AMX, which instances then ask the system for.
 
     Raises:
         UnsupportedError: the model needs the Python host, or its interface cannot be said in C; names the node or port.
@@ -93,7 +95,8 @@ def sources(model: CompiledModel, name: str, beside: str | None, threads: bool, 
     lines += [f"#define SDX_{new} {getattr(dv, old)}" for new, old in _RENAMED.items()]
     lines += _sizes(plan, root, bodies, name, driver)
     lines += _weights_text(name, len(weights), beside, weights[:ALIGNMENT], threads)
-    lines += [f"#define SDX_TILES {int(tiles)}", *(f"#define SDX_{w} {getattr(host, w)}" for w in ("ARCH_PRCTL", "REQUEST_STATE", "TILE_DATA"))]
+    lines += processor.table(target)
+    lines += [f"#define SDX_TILES {int(host.has_tiles(target))}", *(f"#define SDX_{w} {getattr(host, w)}" for w in ("ARCH_PRCTL", "REQUEST_STATE", "TILE_DATA"))]
     lines += _kernels_text(plan, driver)
     lines += [f"static const int64_t sdx_constant_offsets[] = {_list(offsets)};"]
     lines += _parts_text(root, bodies)
