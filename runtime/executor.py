@@ -67,7 +67,7 @@ class Executor:
         self.tables = Tables(plan, [aligned(c) for c in constants], code, driver, self.threads, openmp)
         self._call = DRIVER_PROTOTYPE(self.tables.driver)
         self._steps = len(plan.steps)
-        self._input_count = len(plan.inputs)
+        self._input_count, self._output_count = len(plan.inputs), len(plan.outputs)
         self._tensor_inputs = len(self.tables.inputs)
         # Every input and output is an array that the driver enters itself: nothing is left to Python but to allocate.
         self._direct = self._tensor_inputs == len(plan.inputs) and len(self.tables.outputs) == len(plan.outputs)
@@ -91,11 +91,11 @@ class Executor:
         Raises:
             InputError: an input's rank, size or type, or a given output, does not fit.
         """
-        if outputs is None and self._direct and len(inputs) == self._input_count:
+        if self._direct and len(inputs) == self._input_count and (outputs is None or len(outputs) == self._output_count):
             try:
                 frame = self._idle.pop()
             except IndexError:
-                return self._run_prepared(inputs, None)
+                return self._run_prepared(inputs, outputs)
             try:
                 arena = self._arenas.pop()
             except IndexError:
@@ -108,11 +108,18 @@ class Executor:
                 objects[k] = id(x)
                 k += 1
             results: list[object] = []
-            for make, shape, dtype in frame.results:
-                y = make(shape, dtype)
-                objects[k] = id(y)
-                k += 1
-                results.append(y)
+            if outputs is None:
+                for make, shape, dtype in frame.results:
+                    y = make(shape, dtype)
+                    objects[k] = id(y)
+                    k += 1
+                    results.append(y)
+            else:
+                for given, (make, shape, dtype) in zip(outputs, frame.results):
+                    y = make(shape, dtype) if given is None else given
+                    objects[k] = id(y)
+                    k += 1
+                    results.append(y)
             self._call(frame.record)
             stopped = frame.state[0]
             if stopped == self._steps:
@@ -124,7 +131,7 @@ class Executor:
                 self._idle.append(frame)
                 if stopped == dv.FAILED:
                     raise_failure(frame.tables, frame.state)
-                return self._run_prepared(inputs, None)
+                return self._run_prepared(inputs, outputs)
             try:
                 self._continue(frame, stopped, [])
             finally:

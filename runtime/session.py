@@ -282,12 +282,10 @@ class InferenceSession:
         """Run on bound memory."""
         if run_options is not None and run_options.terminate:
             raise Fail("the run was terminated: RunOptions.terminate is set")
-        wanted = [iobinding._outputs.get(n) for n in self._output_names]
         try:
-            results = self._execute(self._arrays(iobinding._inputs), wanted)
+            iobinding._results = self._execute(*(iobinding._ready or iobinding._prepared(self._arrays)))
         except InputError as e:
             raise InvalidArgument(str(e)) from e
-        iobinding._results = {n: OrtValue(r) for n, r in zip(self._output_names, results)}
 
     # ---- profiling
     def end_profiling(self) -> str:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -242,13 +242,24 @@ class IOBinding:
         self._output_names = [o.name for o in session.get_outputs()]
         self._inputs: dict[str, object] = {}
         self._outputs: dict[str, object] = {}
-        self._results: dict[str, OrtValue] = {}
+        self._results: list[object] = []  # of the last run, one for each of the session's outputs
+        self._ready: tuple[list[object], list[object]] | None = None  # checked inputs and given outputs, until something else is bound
+
+    def _prepared(self, check: Callable[[Mapping[str, object]], list[object]]) -> tuple[list[object], list[object]]:
+        """Inputs as `check` gives them, and what was bound for each output; kept where the inputs are the bound arrays themselves."""
+        ready = check(self._inputs), [self._outputs.get(n) for n in self._output_names]
+        bound = {id(v) for v in self._inputs.values()}
+        if all(id(a) in bound for a in ready[0]):
+            self._ready = ready
+        return ready
 
     def _check_input(self, name: str) -> None:
+        self._ready = None
         if name not in self._input_names:
             raise InvalidArgument(f"there is no input {name!r}; the model's inputs are {sorted(self._input_names)}")
 
     def _check_output(self, name: str) -> None:
+        self._ready = None
         if name not in self._output_names:
             raise InvalidArgument(f"there is no output {name!r}; the model's outputs are {self._output_names}")
 
@@ -293,7 +304,8 @@ class IOBinding:
 
     def get_outputs(self) -> list[OrtValue]:
         """The bound outputs after a run."""
-        return [self._results[n] for n in self._outputs if n in self._results]
+        results = dict(zip(self._output_names, self._results))
+        return [OrtValue(results[n]) for n in self._outputs if n in results]
 
     def get_outputs_as_ortvaluevector(self) -> list[OrtValue]:
         return self.get_outputs()
@@ -304,7 +316,9 @@ class IOBinding:
 
     def clear_binding_inputs(self) -> None:
         self._inputs.clear()
+        self._ready = None
 
     def clear_binding_outputs(self) -> None:
         self._outputs.clear()
-        self._results.clear()
+        self._results = []
+        self._ready = None
