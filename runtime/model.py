@@ -8,6 +8,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -230,8 +231,6 @@ def read_source(source: object) -> tuple[bytes | memoryview, Path | None]:
         return bytes(source), None
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fspath(source))
-        import mmap
-
         with open(path, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise ModelError(f"{path} is empty")
@@ -246,13 +245,15 @@ def model_key(data: bytes | memoryview, options: CompileOptions, target: Target)
     """Cache key of a compiled model: content, options, target, toolchain."""
     from .toolchain import toolchain_key
 
-    facts = [CACHE_FORMAT, chunk_digest([data]), options.key(), repr(target), toolchain_key(), registrations.facts(data)]
+    digest = chunk_digest([data])
+    mapping = data.obj if isinstance(data, memoryview) else None
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)  # so that the file's pages do not count beside those of the compiled model
+    facts = [CACHE_FORMAT, digest, options.key(), repr(target), toolchain_key(), registrations.facts(data)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _file_facts(path: Path) -> list[object]:
-    import mmap
-
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         return [size, chunk_digest([memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))]) if size else ""]

@@ -294,7 +294,10 @@ class IOBinding:
 
     def bind_ortvalue_output(self, name: str, value: OrtValue) -> None:
         self._check_output(name)
-        self._outputs[name] = value.numpy()
+        array = value.numpy()
+        if not array.flags.writeable:
+            raise InvalidArgument(f"output {name!r}: the value bound is read-only memory; bind an array that may be written")
+        self._outputs[name] = array
 
     def synchronize_inputs(self) -> None:
         """Nothing to wait for: the CPU's memory is in order."""

@@ -159,6 +159,40 @@ def test_io_binding(session):
         binding.bind_output("nothing")
 
 
+def test_a_binding_runs_again_and_takes_other_memory(session):
+    """What is checked once is kept: new contents are read, another array or size is seen, and what does not fit is refused after good runs as before."""
+    x, y, z = rows(), np.empty((2, 3), np.float32), np.empty((2, 3), np.float32)
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", x)
+    for name, array in (("y", y), ("z", z)):
+        binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+    for k in range(3):
+        x += k
+        session.run_with_iobinding(binding)
+        np.testing.assert_allclose(y, wanted(x), rtol=1e-6)
+        np.testing.assert_array_equal(z, -x)
+    strided = np.asfortranarray(rows() * 7)
+    for k in range(2):
+        strided += k
+        binding.bind_cpu_input("x", strided)
+        session.run_with_iobinding(binding)
+        np.testing.assert_array_equal(z, -strided)
+    binding.bind_cpu_input("x", np.ones((5, 3), np.float32))
+    for _ in range(2):
+        with pytest.raises(ort.InvalidArgument, match=r"output 'y'.*\[5, 3\]"):
+            session.run_with_iobinding(binding)
+    binding.bind_cpu_input("x", x)
+    session.run_with_iobinding(binding)
+    np.testing.assert_array_equal(z, -x)
+    binding.bind_ortvalue_output("z", ort.OrtValue.ortvalue_from_shape_and_type([2, 3], np.float64))
+    with pytest.raises(ort.InvalidArgument, match="output 'z'"):
+        session.run_with_iobinding(binding)
+    fixed = np.zeros((2, 3), np.float32)
+    fixed.flags.writeable = False
+    with pytest.raises(ort.InvalidArgument, match="read-only"):
+        binding.bind_ortvalue_output("z", ort.OrtValue.ortvalue_from_numpy(fixed))
+
+
 def test_run_async(session):
     done, got = threading.Event(), []
 

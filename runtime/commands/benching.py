@@ -139,9 +139,9 @@ def kernel_shares(session: InferenceSession, feed: Mapping[str, object], flop_ra
             g[3] += bytes_
             g[4] += max(flops / (flop_rate * scale), bytes_ / (read_bytes_per_second(bytes_ / scale) * scale))
     rows = []
-    for name, (calls, seconds, flops, bytes_, bound) in sorted(groups.items(), key=lambda kv: -kv[1][1]):
-        rows.append({"kernel": name, "calls": int(calls), "ms": seconds * 1e3, "gflops": flops / seconds / 1e9 if seconds else 0.0,
-                     "gbytes_per_s": bytes_ / seconds / 1e9 if seconds else 0.0, "roofline": bound / seconds if seconds else 0.0})
+    for name, (calls, seconds, work, moved, bound) in sorted(groups.items(), key=lambda kv: -kv[1][1]):
+        rows.append({"kernel": name, "calls": int(calls), "ms": seconds * 1e3, "gflops": work / seconds / 1e9 if seconds else 0.0,
+                     "gbytes_per_s": moved / seconds / 1e9 if seconds else 0.0, "roofline": bound / seconds if seconds else 0.0})
     return rows
 
 
