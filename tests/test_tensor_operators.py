@@ -58,6 +58,8 @@ EXPECTED = {
     ("OneHot", "axis"): lambda at, depth, values: [np.moveaxis(np.where(at[..., None] == np.arange(3), values[1], values[0]), -1, 1)],
     ("Pad", "constant"): lambda x, pads, value: [np.pad(x, ((1, 2), (0, 0)), constant_values=value)[:, :-1]],
     **{("Pad", f"{mode}_of_what_is_left"): lambda x, pads, mode=mode: [np.pad(x[:-1, 2:], ((0, 0), (0, 3)), mode)] for mode in ("reflect", "edge", "wrap")},
+    **{("MeanVarianceNormalization", f"rank_{rank}"): lambda x, axes=axes: [(x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-9)]
+       for rank, axes in ((3, (0, 2)), (2, (0,)), (1, (0,)))},
     ("Scatter", ""): lambda x, at, u: [np.where(np.arange(3)[:, None] == at, u, x)],
     ("Upsample", "linear"): None,
 }
