@@ -29,6 +29,7 @@ from sardonyx.runtime.native.library import Library, write_library
 from sardonyx.runtime.native.tables import c_name
 
 SOURCE = Path(__file__).parent / "native_timer.c"
+TENSOR_FILES = Path(__file__).resolve().parent.parent / "tests" / "native"  # tensor_file.h
 MAX_RANK, HEAD = 8, "<11q"
 WARM_RUNS = 3
 ROUND_SECONDS = 0.5
@@ -52,7 +53,7 @@ class Timed:
     def __init__(self, made: Library, feeds: Mapping[str, np.ndarray], names: list[str], threads: int, folder: Path) -> None:
         name = made.header.stem
         program, self.out = folder / f"{name}_timer", folder / f"{name}.out"
-        subprocess.run(["cc", "-std=gnu11", "-O2", f"-DMODEL={name}", f'-DHEADER="{name}.h"', f"-I{folder}", str(SOURCE), str(made.path), "-o", str(program), f"-Wl,-rpath,{folder}"],
+        subprocess.run(["cc", "-std=gnu11", "-O2", f"-DMODEL={name}", f'-DHEADER="{name}.h"', f"-I{folder}", f"-I{TENSOR_FILES}", str(SOURCE), str(made.path), "-o", str(program), f"-Wl,-rpath,{folder}"],
                        check=True)
         write_tensors(folder / f"{name}.in", [feeds[n] for n in names])
         self.process = subprocess.Popen([program, folder / f"{name}.in", self.out, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

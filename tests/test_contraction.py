@@ -54,13 +54,16 @@ def product(m: int | Expr, n: int | Expr, k: int | Expr, dtype: DType = dt.float
     return ContractionNest((), (axes["m"],), (axes["n"],), (axes["k"],), a_value, b_value, dtype, (store,)), a, b
 
 
-TILE = tile_shapes(host_target(), dt.float32)[0]
+TILES = tile_shapes(host_target(), dt.float32)
+TILE, WIDEST = max(TILES, key=lambda t: t.rows * t.columns), max(t.columns for t in TILES)  # the tile of most sums has several rows
 
 
-@pytest.mark.parametrize("m", [1, 2, TILE.rows - 1, TILE.rows, TILE.rows + 1, 131])
-@pytest.mark.parametrize("n", [1, TILE.columns - 1, TILE.columns, TILE.columns + 1])
+@pytest.mark.parametrize("m", sorted({1, 2, TILE.rows - 1, TILE.rows, TILE.rows + 1, 131}))
+@pytest.mark.parametrize("n", sorted({1, *(c + d for c in (TILE.columns, WIDEST) for d in (-1, 0, 1))}))
 @pytest.mark.parametrize("k", [1, 37])
 def test_product_sizes(m: int, n: int, k: int) -> None:
+    """Around the edges of the tiles."""
+    assert TILE.rows > 2
     nest, a, b = product(m, n, k)
     x, y = values(dt.float32, m, k), values(dt.float32, k, n)
     close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)

@@ -53,7 +53,7 @@ def close(y: np.ndarray, a: np.ndarray, weights: np.ndarray, bounds: np.ndarray)
     wide = a.astype(np.float64)
     largest = np.abs(wide).max(1, keepdims=True) * bounds.sum(0)
     allowed = 2.0**-24 * (2 * largest + (len(weights) + 8) * (np.abs(wide) @ bounds))
-    assert y.dtype == np.float32 and (np.abs(y - wide @ weights) <= allowed).all()
+    assert y.dtype == np.float32 and y.shape == allowed.shape and (np.abs(y - wide @ weights) <= allowed).all()
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

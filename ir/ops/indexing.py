@@ -187,10 +187,11 @@ def tuple_length(n: Lowering, at: Tensor) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing
-REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "max": 3, "min": 4}
+REDUCTIONS = {"none": None, "add": "ADD", "mul": "MULTIPLY", "max": "LARGEST", "min": "SMALLEST"}  # the constant of `scatter` that each sets
+ADD = MULTIPLY = LARGEST = SMALLEST = False
 
 
-def scatter(x, rows, updates, y, count, size, mode, lo, hi):
+def scatter(x, rows, updates, y, count, size, lo, hi):
     """y = x, then the updates in their order: update u changes the `size` elements of row rows[u] (negative: none). One unit is one row of y."""
     for i in range(lo * size, hi * size):
         store(y, i, load(x, i))
@@ -200,47 +201,21 @@ def scatter(x, rows, updates, y, count, size, mode, lo, hi):
             for k in range(size):
                 at = row * size + k
                 new = load(updates, u * size + k)
-                if mode == 1:
+                if ADD:
                     store(y, at, load(y, at) + new)
-                elif mode == 2:
+                elif MULTIPLY:
                     store(y, at, load(y, at) * new)
-                elif mode == 3:
+                elif LARGEST:
                     if new > load(y, at) or new != new:
                         store(y, at, new)
-                elif mode == 4:
+                elif SMALLEST:
                     if new < load(y, at) or new != new:
                         store(y, at, new)
                 else:
                     store(y, at, new)
 
 
-def move_rows(x, rows, updates, y, count, size, lo, hi):
-    """`scatter` without arithmetic, for elements of any type."""
-    for i in range(lo * size, hi * size):
-        store(y, i, load(x, i))
-    for u in range(count):
-        row = load(rows, u)
-        if lo <= row and row < hi:
-            for k in range(size):
-                store(y, row * size + k, load(updates, u * size + k))
-
-
-def scatter_complex(x, rows, updates, y, count, size, product, lo, hi):
-    """`scatter` of complex numbers, which have no order: sums, or products."""
-    for i in range(lo * size, hi * size):
-        store(y, i, load(x, i))
-    for u in range(count):
-        row = load(rows, u)
-        if lo <= row and row < hi:
-            for k in range(size):
-                at = row * size + k
-                old, new = load(y, at), load(updates, u * size + k)
-                store(y, at, old * new if product else old + new)
-
-
 SCATTER = Routine("scatter", scatter)
-SCATTER_COMPLEX = Routine("scatter_complex", scatter_complex)
-MOVE_ROWS = Routine("move_rows", move_rows)
 
 
 def scattered(n: Lowering, x: Tensor, rows: Tensor, updates: Tensor, size: Expr) -> Tensor:
@@ -249,15 +224,12 @@ def scattered(n: Lowering, x: Tensor, rows: Tensor, updates: Tensor, size: Expr)
     if mode not in REDUCTIONS:
         raise n.error(f"reduction is '{mode}'; one of {', '.join(REDUCTIONS)} was expected")
     units = _rows_of(x, size)
-    if mode == "none":
-        return n.routine(MOVE_ROWS, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size], units=units)[0]
-    if x.dtype.kind == "complex":
-        if mode in ("max", "min"):
-            raise n.unsupported(f"scattering with reduction '{mode}' into {x.dtype.name}, which has no order")
-        return n.routine(SCATTER_COMPLEX, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size, int(mode == "mul")], units=units)[0]
+    if x.dtype.kind == "complex" and mode in ("max", "min"):
+        raise n.unsupported(f"scattering with reduction '{mode}' into {x.dtype.name}, which has no order")
     if x.dtype is dt.boolean:  # or, and
         mode = {"add": "max", "mul": "min"}.get(mode, mode)
-    return n.routine(SCATTER, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size, REDUCTIONS[mode]], units=units)[0]
+    constants = {name: mode == of for of, name in REDUCTIONS.items() if name}
+    return n.routine(SCATTER, [x, rows, updates], [(x.dtype, x.shape)], [rows.numel(), size], units=units, constants=constants)[0]
 
 
 def _rows_of(x: Tensor, size: Expr) -> Expr:
