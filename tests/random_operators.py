@@ -358,9 +358,10 @@ def pooling(g: Generator) -> None:
         return
     w = window(g, x, 3, dilated=op == "MaxPool" or (op == "AveragePool" and g.opset >= 19))
     further: dict[str, object] = {"ceil_mode": 1} if g.chance(0.25) and op != "LpPool" and "pads" not in w else {}  # whether a window may begin in the padding is told apart by versions only
-    begins = [-(-(n - 1 - d * (k - 1)) // s) * s for k, d, s, sizes in zip(w["kernel_shape"], w.get("dilations", (1, 1)), w.get("strides", (1, 1)), x.dims[2:], strict=False)
-              for n in sizes]
-    if "ceil_mode" in further and any(b >= n for b, n in zip(begins, (n for sizes in x.dims[2:] for n in sizes), strict=True)):
+    ones = (1,) * (x.rank - 2)
+    beyond = any(-(-(n - 1 - d * (k - 1)) // s) * s >= n for k, d, s, sizes in zip(w["kernel_shape"], w.get("dilations", ones), w.get("strides", ones), x.dims[2:], strict=True)
+                 for n in sizes)
+    if "ceil_mode" in further and beyond:
         raise Discard("ONNX Runtime infers a window that begins beyond the image, and leaves it out when running")
     if op == "AveragePool" and g.chance(0.5):
         further["count_include_pad"] = 1
