@@ -171,10 +171,10 @@ def _into_contraction(state: Fusion, consumer: ContractionNest, ref: Tensor, axe
     if in_operand:
         if not is_view or value.op not in ("load", "cast"):
             return None, "kept in memory: operands of contractions are plain elements"
-        if not keeps_bounds(axes, value, ref, (consumer.a, consumer.b)):
-            return None, "kept in memory: it is read with padding"
     elif not is_view and not profit.cheap_epilogue_operand(value):
         return None, "kept in memory: a contraction's epilogue reads it once per element"
+    if not keeps_bounds(axes, value, ref, consumer.values):
+        return None, "kept in memory: it is read with padding"
     new = map_values(consumer, lambda values: replace_loads(values, ref, axes, value))
     assert isinstance(new, ContractionNest)
     if in_operand:

@@ -155,3 +155,13 @@ def test_the_rank_of_what_a_cast_is_like_does_not_matter() -> None:
     model = helper.make_model(helper.make_graph(nodes, "g", [condition, one], [two]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     y, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"c": np.array(True), "x": np.array([1, 2, 3], np.int32)})
     assert y.dtype == np.float32 and y.tolist() == [1, 2, 3]
+
+
+def test_an_epilogue_reads_rows_that_a_concatenation_gathered() -> None:
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal(s, np.float32) for n, s in (("table", (50, 64)), ("scale", (16, 64)), ("w", (64, 64)))}
+    weights["w"] /= 8
+    nodes = [node("Unsqueeze", ["x", "last"], ["column"]), node("Mul", ["column", "scale"], ["numbers"]), node("Gather", ["table", "k"], ["words"]),
+             node("Concat", ["numbers", "words"], ["all"], axis=1), node("Tanh", ["all"], ["t"]), node("MatMul", ["t", "w"], ["p"]), node("Add", ["p", "all"], ["y"])]
+    source = model(nodes, [info("x", [2, 16]), info("k", [2, 4], T.INT64)], [info("y", [2, 20, 64])], initializers=weights | {"last": np.array([2])})
+    check(source, {"x": rng.standard_normal((2, 16), np.float32), "k": rng.integers(0, 50, (2, 4))})
