@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import sardonyx
-from sardonyx.runtime.commands.common import random_feeds
+from sardonyx.runtime.random_inputs import random_feeds
 
 BLOCK_SECONDS = 0.04
 LEAST_BLOCKS = 5

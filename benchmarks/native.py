@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from sardonyx import InferenceSession, SessionOptions
 from sardonyx.ir import dtypes as dt
-from sardonyx.runtime.commands.common import bytes_text, random_feeds
+from sardonyx.runtime.commands.common import bytes_text
 from sardonyx.runtime.host import host_target
 from sardonyx.runtime.model import CompiledModel, CompileOptions, declared_ports, obtain
 from sardonyx.runtime.native.library import Library, write_library
 from sardonyx.runtime.native.tables import c_name
+from sardonyx.runtime.random_inputs import random_feeds
 
 SOURCE = Path(__file__).parent / "native_timer.c"
 TENSOR_FILES = Path(__file__).resolve().parent.parent / "tests" / "native"  # tensor_file.h

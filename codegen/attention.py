@@ -148,14 +148,16 @@ def schedule(found: Attention, layouts: Layouts, constants: Collection[Tensor], 
     queries, keys, width = integer.as_int(first.rows[0].extent), integer.as_int(first.columns[0].extent), integer.as_int(second.columns[0].extent)
     if (queries is not None and queries <= FEW) or width is None or width < target.lanes(4) or (keys is not None and keys < target.lanes(4)):
         return None
+    product = f"attention {'x'.join('?' if n is None else str(n) for n in (queries, keys, width))}"
     height = unit_height(queries, keys, target)
+    height = (height, -(-height // 2), 2 * height if queries is None else min(2 * height, queries))[min(target.choice("attention", product), 2)]
     directs = [reads_b_in_place(p, target) for p in (first, second)]
     tiles = [choose_tile(target, None if queries is None else height, n, d) for n, d in zip((keys, width), directs)]
     height = -(-height // tiles[0].rows) * tiles[0].rows
     cuts = [Blocking(t, d or (n is not None and n >= t.columns), height, 1 << 20, None) for t, d, n in zip(tiles, directs, (keys, width))]
     packed = [None if d else packed_tensor(p, c.tile.columns) for p, c, d in zip((first, second), cuts, directs)]
     before = [packing(p, t, c) for p, t, c in zip((first, second), packed, cuts) if t is not None]
-    return [*before, AttentionText(first, second, cuts, packed, found.masked, layouts, target).call()]
+    return [*before, replace(AttentionText(first, second, cuts, packed, found.masked, layouts, target).call(), product=product)]
 
 
 def align(found: Attention) -> tuple[ContractionNest, ContractionNest] | None:

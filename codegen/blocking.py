@@ -1,7 +1,7 @@
 """How a product is cut: tile, rows of a unit, panels of a strip, chunks of the reduced dimension. Choices of speed alone."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir import integer
 from ..ir.expr import Expr
@@ -20,6 +20,7 @@ LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
 STRIP_COST = 0.01  # of a product, for each time that its rows are read again
 CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
 WASTE_SHARE = 8  # padding of more than 1/WASTE_SHARE of the columns is worth a narrower tile
+RANKS = 4  # tiles that measurements may choose from
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
 
@@ -60,12 +61,44 @@ def reads_b_in_place(p: Product, target: Target) -> bool:
     return (rows is not None and rows <= SMALL) or (step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0)
 
 
+def product_key(p: Product) -> str:
+    """Sizes and types of a product whatever its tensors are called, `?` for what only the run knows."""
+    sizes = [integer.as_int(extent_product(axes)) for axes in (p.batch, p.rows, p.columns, p.taps, () if p.inner is None else (p.inner,))]
+    kind = p.dtype.short if p.form is None else f"{p.form.name} {p.form.stored.short}"
+    return f"{'x'.join('?' if n is None else str(n) for n in sizes)} {kind}{f' group {p.group}' if p.group else ''}"
+
+
 def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:
-    """Tile and cuts. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core."""
+    """The blocking that measurements found best, else the cost model's."""
+    wanted = target.choice("blocking", product_key(p))
+    first = cut(p, target, direct, 0)
+    if not wanted:
+        return first
+    found = alternatives(p, target, direct, first)
+    return found[wanted] if wanted < len(found) else first
+
+
+def alternatives(p: Product, target: Target, direct: bool, first: Blocking) -> list[Blocking]:
+    """Blockings worth measuring, the cost model's first: other tiles, other heights of a unit, other widths of a strip, no chunks. All give sums in the same order."""
+    rows, step = integer.as_int(extent_product(p.rows)), first.tile.rows
+    found = [first, *(cut(p, target, direct, rank) for rank in range(1, RANKS))]
+    found.append(replace(first, height=max(1, round(first.height / 2 / step)) * step))
+    if rows is None or first.height < rows:
+        found.append(replace(first, height=2 * first.height))
+    found += [replace(first, strip=-(-first.strip // 2)), replace(first, strip=2 * first.strip), replace(first, chunk=None)]
+    return list(dict.fromkeys(found))
+
+
+def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
+    """Cuts for a tile. A strip of panels and the rows of a unit stay in the second-level cache together; units suffice for every core.
+
+    Args:
+        rank: which tile, 0 the best by the cost model.
+    """
     rows, columns = row_count(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
     columns = None if columns is None else max(columns, 1)
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
-    tile = choose_tile(p, target, rows, columns, direct)
+    tile = choose_tile(p, target, rows, columns, direct, rank)
     size = p.b_dtype.itemsize_bytes * p.fold
     steps = None if steps is None else -(-steps // p.fold)
     groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
@@ -100,13 +133,14 @@ def even_strip(panels: int, most: int, others: int, cores: int) -> int:
     return min(range(most, 0, -1), key=busiest) if cores > 1 else most
 
 
-def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool) -> TileShape:
-    """The tile that takes the fewest cycles: padded work, weighed by what a step costs in multiplications and in loads."""
+def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool, rank: int = 0) -> TileShape:
+    """The tile that takes the fewest cycles (with a `rank`, one of those behind it): padded work, weighed by what a step costs in multiplications and in loads."""
     if p.channelwise:
         shapes = channel_shapes(target, p.dtype, columns, p.group)
-        return min(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors)) if columns is not None else shapes[0]
+        ordered = shapes if columns is None else sorted(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors))
+        return ordered[min(rank, len(ordered) - 1)]
     if p.joined:
-        return MATRIX_SHAPES[0 if columns is None or columns > MATRIX_SHAPES[1].columns else 1]
+        return MATRIX_SHAPES[0 if columns is None or columns > MATRIX_SHAPES[1].columns else 1]  # one width is always the better
     stride = integer.coefficient(p.a_offset, p.rows[-1])[0] if p.rows else ZERO
     crowded = stride.is_const and stride.value != 0 and stride.value * p.a.dtype.itemsize_bytes % PAGE == 0
 
@@ -121,7 +155,7 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
     if direct and not usable:
         usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
-    chosen = min(usable, key=cycles)
+    chosen = sorted(usable, key=cycles)[min(rank, len(usable) - 1)]
     return balanced(chosen, columns) if chosen.rows <= FEW and columns is not None and p.form is None else chosen
 
 

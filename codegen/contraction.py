@@ -461,7 +461,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         Maps that write packed or copied operands, then kernel calls, in order of execution. A contraction that is not worth a kernel of its own (complex numbers,
         a single column) comes back as one map.
     """
-    from . import conv, dots, few_bits, gemm, rounded, winograd
+    from . import blocking, conv, dots, few_bits, gemm, rounded, winograd
 
     known = dict(layouts)
     coded = few_bits.schedule(nest, known, constants, target)
@@ -473,7 +473,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     if any(integer.as_int(x.extent) == 0 for x in nest.reduced):
         return [nest.as_map()]
     windows = winograd.recognise(nest, known, constants, target)
-    if windows is not None:
+    if windows is not None and not target.choice("windows", blocking.product_key(windows.p)):
         return winograd.schedule(windows, known, target)
     narrow = (conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, target)
               or rounded.schedule_rounded(nest, known, constants, target))

@@ -17,7 +17,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import MapNest
 from ..ir.target import Target
-from .blocking import Blocking, choose_blocking, reads_b_in_place, row_count
+from .blocking import Blocking, choose_blocking, product_key, reads_b_in_place, row_count
 from .contraction import ONE, ZERO, Layouts, Product, extent_product, pack_b, packed_tensor
 from .contraction_text import ContractionText, kernel_source, unravel
 from .dots import pack_dots, packed_dots
@@ -134,7 +134,8 @@ class ProductText(ContractionText):
         kind = ("depthwise" if p.group == 1 else "grouped") if p.channelwise else "convolution" if p.taps else "product"
         operands = p.form.stored if p.form is not None and p.form.is_float else p.a.dtype
         source = kernel_source(f"{kind}_{tile.rows}x{tile.columns}_{operands.short}", self.writer, self.root)
-        return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved)
+        return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), batches * groups * strips, self.scratch_bytes, p.origin, flops, moved,
+                          product_key(p))
 
     def declare(self) -> None:
         """The functions that compute tiles."""

@@ -25,7 +25,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
-from .blocking import row_count
+from .blocking import RANKS, product_key, row_count
 from .contraction import ONE, Layouts, Product, extent_product, flat_offset, is_constant
 from .contraction_text import ContractionText, kernel_source, unravel
 from .scalar import Scope
@@ -126,14 +126,26 @@ def schedule(w: Windows, layouts: Layouts, target: Target) -> list[MapNest | Ker
 
 
 def choose_blocking(w: Windows, target: Target) -> tuple[TileShape, int, int]:
-    """Tile, squares of a unit, panels of a unit."""
+    """Tile, squares of a unit, panels of a unit: those that measurements found best, else the cost model's."""
+    wanted = target.choice("squares", product_key(w.p))
+    tile, height, strip = first = cut(w, target, 0)
+    if not wanted:
+        return first
+    shorter = max(1, round(height / 2 / tile.rows)) * tile.rows
+    found = list(dict.fromkeys([first, *(cut(w, target, rank) for rank in range(1, RANKS)), (tile, shorter, strip), (tile, height, -(-strip // 2)), (tile, height, 2 * strip)]))
+    return found[wanted] if wanted < len(found) else first
+
+
+def cut(w: Windows, target: Target, rank: int) -> tuple[TileShape, int, int]:
+    """Tile (0 the best by the cost model), squares of a unit, panels of a unit."""
     p = w.p
     channels, columns, squares = integer.as_int(p.inner.extent), integer.as_int(extent_product(p.columns)), row_count(w.count)
 
     def cycles(s: TileShape) -> float:
         wasted = 1.0 if squares is None else -(-squares // s.rows) * s.rows / squares
         return wasted * -(-columns // s.columns) * s.columns * (1 + 0.7 / (s.rows * s.vectors))
-    tile = min((s for s in tile_shapes(target, p.dtype) if s.rows > 4 and s.columns <= columns), key=cycles)
+    usable = sorted((s for s in tile_shapes(target, p.dtype) if s.rows > 4 and s.columns <= columns), key=cycles)
+    tile = usable[min(rank, len(usable) - 1)]
     most = max(1, target.l2_bytes // CACHE_SHARE // (POINTS * channels * 4) // tile.rows)
     blocks = most if squares is None else -(-squares // tile.rows)
     blocks = -(-blocks // -(-blocks // most))
@@ -199,7 +211,7 @@ class WindowsText(ContractionText):
         moved = (p.a.numel() + self.packed.numel() + self.columns * self.rows) * self.size_bytes
         source = kernel_source(f"winograd_{tile.rows}x{tile.columns}_{p.dtype.short}", self.writer, self.root)
         return KernelCall(source, tuple(self.writer.buffers), tuple(self.writer.parameters), groups * ex.ceildiv(panels, self.strip), self.scratch_bytes, p.origin, flops,
-                          moved)
+                          moved, product_key(p))
 
     def prologue(self) -> None:
         """Regions of scratch memory, the row of padding, the address of every row of the planes."""

@@ -56,6 +56,7 @@ class KernelCall:
         scratch_bytes: private scratch of each thread, 64-byte aligned.
         origin: the user's nodes inside.
         flops, bytes: work of one launch, for reports and the roofline.
+        product: sizes and types of a product, under which measurements of it are kept; empty for other work.
     """
 
     kernel: KernelSource
@@ -66,3 +67,4 @@ class KernelCall:
     origin: tuple[str, ...] = ()
     flops: Expr | None = None
     bytes: Expr | None = None
+    product: str = ""

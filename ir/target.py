@@ -1,7 +1,8 @@
 """Targets: frozen facts about a machine. Always passed, never global; parsed from strings such as `x86-64-v4` or `aarch64-linux-gnu:cortex-a76`."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .errors import TargetError
 
@@ -19,6 +20,7 @@ class Target:
         vector_registers: number of vector registers.
         l1_bytes, l2_bytes, l3_bytes: data cache of one core, its second level, and the shared last level.
         cores: cores that one process may use.
+        measured: which alternative was fastest here, by `KIND PRODUCT` (see `KernelCall.product`), or by `KIND` for all that are not named.
     """
 
     triple: str
@@ -31,6 +33,7 @@ class Target:
     l2_bytes: int = 1 << 20
     l3_bytes: int = 16 << 20
     cores: int = 1
+    measured: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def arch(self) -> str:
@@ -45,6 +48,10 @@ class Target:
     def key(self) -> str:
         """What object code depends on: everything but sizes of caches and number of cores."""
         return f"{self.triple}|{self.cpu}|{self.features}"
+
+    def choice(self, kind: str, product: str) -> int:
+        """Which of a schedule's alternatives measurements found best; 0, the cost model's own, where nothing was measured."""
+        return self.measured.get(f"{kind} {product}", self.measured.get(kind, 0))
 
     def lanes(self, itemsize_bytes: int) -> int:
         """Elements of `itemsize_bytes` in one vector register."""

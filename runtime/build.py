@@ -33,7 +33,7 @@ class Built:
         sources: distinct kernels, as the plan numbers them.
         constants: arrays in the plan's order, in memory order, contiguous.
         decisions: fusion's log.
-        calls: the kernel calls behind the steps, for reports.
+        calls: the kernel calls behind the kernel steps, in their order.
         bodies: host function -> what its control-flow bodies compiled to.
     """
 

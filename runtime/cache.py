@@ -1,6 +1,6 @@
 """The disk cache: compiled kernels and compiled models by content, shared by processes, private to the user, bounded.
 
-    FOLDER/kernels/ab/<key>.sdo    one object each
+    FOLDER/kernels/ab/<key>.sdo    one object each, and what was measured of products
     FOLDER/models/<key>.sdx        plan, objects and packed weights of one model
 
 Entries are written to a temporary file and renamed, so a reader or a killed writer never leaves half an entry; each carries checksums, and one that does not

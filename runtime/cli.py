@@ -12,6 +12,8 @@ MODEL = click.Path(exists=True, dir_okay=False)
 PRECISION = click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32", show_default=True,
                          help="bf16: operands of float32 products with weights are rounded to bfloat16, sums stay float32.")
 
+TUNE = click.option("--tune", is_flag=True, help="Measure alternatives of the kernels on this machine, once; what is found is remembered in the cache.")
+
 
 def list_targets(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """`--target list`: print the names and leave."""
@@ -51,9 +53,11 @@ def cli() -> None:
 @click.option("--weights", type=click.Choice(["inside", "beside"]), default="inside", show_default=True, help="Where a native library keeps its weights.")
 @click.option("--bare", is_flag=True, help="A native library without allocation, threads and files: for microcontrollers.")
 @PRECISION
+@TUNE
+@click.option("--tune-dim", "tune_dims", multiple=True, metavar="NAME=SIZE", help="Size of a symbolic dimension to measure with, for --tune; may be repeated.")
 @click.option("--dump", metavar="STAGE", help="Also print a stage: import, simplify, recognise, decompose, lower, fuse, layout, precision, kernels, plan or assembly.")
 def compile_command(model: str, output: str | None, target: str | None, level: int, dims: tuple[str, ...], shapes: tuple[str, ...], weights: str, bare: bool,
-                    precision: str, dump: str | None) -> None:
+                    precision: str, tune: bool, tune_dims: tuple[str, ...], dump: str | None) -> None:
     """Compile MODEL to a package that later loads without compiling, or to a native library for C, C++ and whatever calls C.
 
     The ending of the output chooses. A library comes with its C header, and needs nothing of Python or Sardonyx. For other machines than this one:
@@ -61,7 +65,8 @@ def compile_command(model: str, output: str | None, target: str | None, level: i
     """
     from .commands.packaging import CompileRequest, compile_model
 
-    compile_model(CompileRequest(model, output, target, level, parse_dims(dims), parse_shapes(shapes), weights, bare, dump, precision))
+    compile_model(CompileRequest(model, output, target, level, parse_dims(dims), parse_shapes(shapes), weights, bare, dump, precision,
+                                 parse_dims(tune_dims) if tune else None))
 
 
 @cli.command()
@@ -72,11 +77,13 @@ def compile_command(model: str, output: str | None, target: str | None, level: i
 @click.option("-t", "--threads", type=click.IntRange(0), default=0, help="0: one per core.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
 @PRECISION
-def run(model: str, inputs: tuple[str, ...], dims: tuple[str, ...], output: str | None, threads: int, seed: int, precision: str) -> None:
+@TUNE
+def run(model: str, inputs: tuple[str, ...], dims: tuple[str, ...], output: str | None, threads: int, seed: int, precision: str,
+        tune: bool) -> None:
     """Run MODEL once and print (or save) its outputs."""
     from .commands.running import run_once
 
-    run_once(model, inputs, parse_dims(dims), output, threads, seed, precision)
+    run_once(model, inputs, parse_dims(dims), output, threads, seed, precision, tune)
 
 
 @cli.command()
@@ -87,11 +94,13 @@ def run(model: str, inputs: tuple[str, ...], dims: tuple[str, ...], output: str 
 @click.option("--streams", type=click.IntRange(1), default=1, show_default=True, help="Python threads that run the model at the same time.")
 @click.option("--json", "as_json", is_flag=True, help="Figures as JSON.")
 @PRECISION
-def bench(model: str, dims: tuple[str, ...], threads: int, seconds: float, streams: int, as_json: bool, precision: str) -> None:
+@TUNE
+def bench(model: str, dims: tuple[str, ...], threads: int, seconds: float, streams: int, as_json: bool, precision: str,
+          tune: bool) -> None:
     """Measure MODEL: latency, throughput, memory, compile and load time, each kernel's share of the roofline; with --precision, the error against float32 too."""
     from .commands.benching import bench_model
 
-    bench_model(model, parse_dims(dims), threads, seconds, streams, as_json, precision)
+    bench_model(model, parse_dims(dims), threads, seconds, streams, as_json, precision, tune)
 
 
 @cli.command()

@@ -21,7 +21,7 @@ import numpy as np
 from ..ir import registrations
 from ..ir.dtypes import PRECISIONS
 from ..ir.errors import ModelError
-from ..ir.plan import Plan, Port
+from ..ir.plan import KernelStep, Plan, Port
 from ..ir.target import Target, parse
 from . import knobs
 from .cache import Cache, default_cache
@@ -47,6 +47,8 @@ class CompileOptions:
         as_inputs: overridable initialisers that are inputs.
         input_shapes: shapes of inputs that the model is compiled for.
         precision: to which operands of float32 products are rounded, a name of `ir.dtypes.PRECISIONS`.
+        tune: threads to measure alternatives with (see `runtime.tune`); 0: the cost model decides.
+        tune_dims: sizes of symbolic dimensions to measure with.
     """
 
     level: int = 3
@@ -57,6 +59,8 @@ class CompileOptions:
     as_inputs: frozenset[str] = frozenset()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     precision: str = "float32"
+    tune: int = 0
+    tune_dims: tuple[tuple[str, int], ...] = ()
 
     def changes_model(self) -> bool:
         """Whether a model compiled before could be another one under these options."""
@@ -66,7 +70,7 @@ class CompileOptions:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
         return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled),
-                                          sorted(self.as_inputs), self.input_shapes, self.precision], sort_keys=True).encode()).hexdigest()
+                                          sorted(self.as_inputs), self.input_shapes, self.precision, self.tune, sorted(self.tune_dims)], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -89,6 +93,7 @@ class CompiledModel:
     report: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     sources: dict[str, Any] = field(default_factory=dict)  # kernel sources by symbol, where the model was compiled just now
+    products: dict[int, str] = field(default_factory=dict)  # step -> its product's sizes and types, where the model was compiled just now
     keep: object = None  # what the constants' memory belongs to
     bodies: dict[int, list["CompiledModel"]] = field(default_factory=dict)  # host function -> its control-flow bodies; their objects are this model's
 
@@ -149,6 +154,8 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
             raise ModelError("a package is compiled already: dimensions, initialisers and input shapes cannot be changed; give the ONNX model instead")
         container = Container(source)
         model = from_container(container, "package", target)
+        if options.tune:
+            raise ModelError("a package is compiled already: what was measured for it was measured then; give the ONNX model to tune it")
         stored_precision = model.report.get("precision", "float32")
         if options.precision not in ("float32", stored_precision):
             raise ModelError(f"the package was compiled with precision {stored_precision}, which cannot be changed to {options.precision}; give the ONNX model instead")
@@ -165,7 +172,12 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
             model = from_container(stored, "cache", target)
             model.seconds["load"] = time.perf_counter() - start
             return model
-    model, external = compile_model(source if folder is not None else data, options, target, cache, observe)
+    given = source if folder is not None else data
+    if options.tune:
+        from .tune import measured_target
+
+        target = measured_target(given, options, target, cache)
+    model, external = compile_model(given, options, target, cache, observe)
     content, sections = to_sections([model])
     content["external"] = [[os.path.relpath(path, folder), *_file_facts(path)] for path in external] if folder is not None else []
     if cache.save_model(key, content, sections):
@@ -324,10 +336,14 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
             if ahead is not None:
                 ahead.release()
     report = {**recorder.report(built), "overridable": overridable, "precision": options.precision}
+    if options.tune:
+        report["measured"] = dict(target.measured)
     seconds = {"import": imported - start, "compile": lowered - imported, "kernels": time.perf_counter() - lowered}
     model = _compiled(built)
     model.objects, model.report, model.seconds = objects, report, seconds
     model.sources = {s.symbol: s for s in built.all_sources()}
+    kernel_steps = [k for k, s in enumerate(built.plan.steps) if isinstance(s, KernelStep)]
+    model.products = {k: c.product for k, c in zip(kernel_steps, built.calls, strict=True) if c.product}
     return model, external
 
 

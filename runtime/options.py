@@ -39,6 +39,7 @@ _NO_EFFECT = {
 
 
 PRECISION_KEY = "session.compute_precision"
+TUNE_KEY = "session.tune"
 
 
 class SessionOptions:
@@ -93,6 +94,11 @@ class SessionOptions:
         """To which operands of float32 products are rounded, a name of `ir.dtypes.PRECISIONS`."""
         return self._config.get(PRECISION_KEY, "float32")
 
+    @property
+    def tune_dims(self) -> tuple[tuple[str, int], ...] | None:
+        """Sizes of symbolic dimensions to measure alternatives with; None: the cost model decides."""
+        return parse_tune(self._config.get(TUNE_KEY, "0"))
+
     def add_free_dimension_override_by_name(self, name: str, size: int) -> None:
         """Fix the symbolic dimension `name` of all inputs."""
         self._free_by_name[name] = _size(name, size)
@@ -120,13 +126,17 @@ class SessionOptions:
         """Set a configuration entry; those of ONNX Runtime that mean nothing here say so once.
 
         `session.compute_precision` is `float32` (the default) or `bf16`: operands of float32 products with weights are rounded to bfloat16, sums stay float32.
+        `session.tune` is `0` (the default), `1`, or sizes of the model's symbolic dimensions (`batch=4,sequence=128`): alternatives of the kernels are measured on
+        this machine when the model is first compiled, which takes about ten times as long, and what was found is remembered in the cache.
 
         Raises:
-            ValueError: an unknown precision.
+            ValueError: an unknown precision, or a size that is none.
         """
         if key == PRECISION_KEY:
             if value not in PRECISIONS:
                 raise ValueError(f"{key} = {value!r}: one of {', '.join(PRECISIONS)} was expected")
+        elif key == TUNE_KEY:
+            parse_tune(value)
         elif not key.startswith("sardonyx."):
             say_no_effect(f"session config entry {key!r}", "it configures ONNX Runtime's own engine")
         self._config[str(key)] = str(value)
@@ -166,6 +176,16 @@ class SessionOptions:
 
     def clear_ep_context_data_read_func(self) -> None:
         say_no_effect("SessionOptions.clear_ep_context_data_read_func", "there are no provider contexts")
+
+
+def parse_tune(value: str) -> tuple[tuple[str, int], ...] | None:
+    """What a value of `session.tune` says: sizes by dimension, or None for no tuning."""
+    if value in ("0", "1"):
+        return () if value == "1" else None
+    pairs = [p.partition("=") for p in value.split(",")]
+    if not all(name.strip() and size.strip().isdecimal() for name, _, size in pairs):
+        raise ValueError(f"{TUNE_KEY} = {value!r}: 0, 1 or NAME=SIZE,... was expected")
+    return tuple(sorted((name.strip(), int(size)) for name, _, size in pairs))
 
 
 def _size(name: str, size: int) -> int:

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +91,12 @@ class InferenceSession:
 
     def _compile_options(self, as_inputs: frozenset[str]) -> CompileOptions:
         o = self._options
+        dims = o.tune_dims
+        tuning: dict[str, Any] = {} if dims is None else {"tune": self._threads, "tune_dims": dims}
         if self._part:
-            return CompileOptions(o.level, disabled=self._disabled, precision=o.precision)
+            return CompileOptions(o.level, disabled=self._disabled, precision=o.precision, **tuning)
         return CompileOptions(o.level, dict(o._free_by_name), dict(o._free_by_denotation), dict(o._initializers), self._disabled, as_inputs,
-                              precision=o.precision)
+                              precision=o.precision, **tuning)
 
     def _start(self, options: CompileOptions) -> None:
         with translated(self._source), registrations.using(self._registered):
@@ -316,7 +318,9 @@ class InferenceSession:
         """There is no provider to fall back to."""
 
     def get_tuning_results(self) -> list[object]:
-        return []
+        """What was measured for this model (see `session.tune`), in ONNX Runtime's form: decisions by product, the number of the alternative taken."""
+        measured = self._model.report.get("measured")
+        return [] if measured is None else [{"ep": CPU, "results": measured, "validators": {"target": self._model.plan.target}}]
 
     def set_tuning_results(self, results: object, error_on_invalid: bool = False) -> None:
         say_no_effect("InferenceSession.set_tuning_results", "kernels are chosen when compiling")

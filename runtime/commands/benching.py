@@ -16,8 +16,9 @@ import click
 import numpy as np
 
 from ...ir.plan import KernelStep
+from ..random_inputs import random_feeds
 from ..session import InferenceSession
-from .common import bytes_text, check_dims, heading, open_session, random_feeds, show_table, step_name
+from .common import bytes_text, check_dims, heading, open_session, show_table, step_name
 
 WARM_RUNS = 3
 MIN_RUNS = 5
@@ -25,10 +26,11 @@ PROFILED_RUNS = 5
 SHOWN = 15
 
 
-def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: float, streams: int, as_json: bool, precision: str = "float32") -> None:
+def bench_model(model: str, dims: Mapping[str, int], threads: int, seconds: float, streams: int, as_json: bool, precision: str = "float32",
+                tune: bool = False) -> None:
     """Measure a model; see the command's help."""
     start = time.perf_counter()
-    session = open_session(model, threads, precision=precision)
+    session = open_session(model, threads, precision=precision, tune=dims if tune else None)
     loaded = time.perf_counter() - start
     check_dims(session._model.plan.inputs, dims)
     feed = random_feeds(session._model.plan.inputs, dims, 0)

@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import click
-import numpy as np
 
-from ...ir import dtypes as dt
 from ...ir.errors import SardonyxError
 from ...ir.plan import ControlStep, HostStep, KernelStep, Plan, Port
-from ..options import PRECISION_KEY, SessionOptions
+from ..options import PRECISION_KEY, TUNE_KEY, SessionOptions
+from ..random_inputs import symbolic_dims
 from ..session import InferenceSession
 
 Row = Sequence[object]
@@ -97,8 +95,11 @@ def plural(count: int, noun: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- sessions
-def open_session(path: str, threads: int = 0, profile_prefix: str = "", precision: str = "float32") -> InferenceSession:
+def open_session(path: str, threads: int = 0, profile_prefix: str = "", precision: str = "float32", tune: Mapping[str, int] | None = None) -> InferenceSession:
     """A session of a model or package.
+
+    Args:
+        tune: sizes of symbolic dimensions to measure with; None: nothing is measured.
 
     Raises:
         SardonyxError: it cannot be loaded.
@@ -106,6 +107,8 @@ def open_session(path: str, threads: int = 0, profile_prefix: str = "", precisio
     options = SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry(PRECISION_KEY, precision)
+    if tune is not None:
+        options.add_session_config_entry(TUNE_KEY, ",".join(f"{n}={s}" for n, s in tune.items()) or "1")
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
@@ -131,55 +134,6 @@ def check_dims(ports: Sequence[Port], dims: Mapping[str, int]) -> None:
     if unknown:
         has = f"its symbolic dimensions are {', '.join(known)}" if known else "it has no symbolic dimensions"
         raise SardonyxError(f"the inputs have no dimension named {', '.join(map(repr, unknown))}; {has}")
-
-
-def symbolic_dims(ports: Sequence[Port]) -> list[str]:
-    """Names of the symbolic dimensions of inputs."""
-    return list(dict.fromkeys(d for p in ports for d in p.shape or () if isinstance(d, str)))
-
-
-# ------------------------------------------------------------------------------------------------------------------ inputs
-def random_feeds(ports: Sequence[Port], dims: Mapping[str, int], seed: int, given: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """An array for every input that is not given.
-
-    Floats are normal, whole numbers 0 or 1 (they may be positions in tables of any size), booleans and everything called a mask true. A symbolic dimension has the
-    size that `dims` says, else that of a given array, else 1.
-    """
-    rng = np.random.default_rng(seed)
-    feeds = dict(given or {})
-    sizes = {}
-    for p in ports:
-        fed = feeds.get(p.name)
-        if p.shape is not None and isinstance(fed, np.ndarray):
-            sizes.update({d: n for d, n in zip(p.shape, fed.shape) if isinstance(d, str)})
-    sizes.update(dims)
-    for p in ports:
-        if p.name not in feeds:
-            feeds[p.name] = random_array(p, sizes, rng)
-    return feeds
-
-
-def random_array(port: Port, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
-    """A random value for one input.
-
-    Raises:
-        SardonyxError: the input is not a tensor.
-    """
-    if not port.type.startswith("tensor("):
-        raise SardonyxError(f"input {port.name} is a {port.type}: random values are made for tensors only; run the model from Python")
-    dtype = dt.BY_NAME[port.type[7:-1]]
-    shape = [d if isinstance(d, int) else sizes.get(str(d), 1) for d in port.shape or ()]
-    if dtype is dt.string:
-        return np.array([f"text {k}" for k in range(int(np.prod(shape)))], object).reshape(shape)
-    if "mask" in port.name.lower() and dtype.kind != "float":
-        return np.ones(shape, dtype.numpy)
-    if dtype.kind == "bool":
-        return rng.integers(0, 2, shape).astype(bool)
-    if dtype.is_integer:
-        return rng.integers(0, 2, shape).astype(dtype.numpy)
-    if dtype.kind == "complex":
-        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
-    return rng.standard_normal(shape).astype(np.float32).astype(dtype.numpy)
 
 
 # ------------------------------------------------------------------------------------------------------------------- steps

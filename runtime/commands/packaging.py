@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -13,11 +13,13 @@ from ...ir.errors import SardonyxError, UnknownRankError, UnsupportedError
 from ...ir.plan import Plan
 from ...ir.plan_numbers import fixed_shapes, numbers
 from ...ir.target import Target, parse
+from .. import knobs
 from ..exceptions import translated
 from ..host import host_target
 from ..model import CompiledModel, CompileOptions, declared_ports, obtain
 from ..native.library import SUFFIXES, is_library, workspace_bytes, write_library
 from ..package import save_package
+from ..threads import default_threads
 from .common import bytes_text
 
 STAGES = ("import", "simplify", "recognise", "decompose", "lower", "fuse", "layout", "precision")
@@ -38,6 +40,7 @@ class CompileRequest:
     bare: bool = False
     dump: str | None = None
     precision: str = "float32"
+    tune: Mapping[str, int] | None = None
 
 
 def compile_model(request: CompileRequest) -> None:
@@ -70,6 +73,16 @@ def compile_model(request: CompileRequest) -> None:
     plan = found[0].plan
     click.echo(f"{path}{kind}: {bytes_text(os.path.getsize(path))}, {len(plan.steps)} steps, {len(plan.kernels)} kernels for {', '.join(m.cpu for m in machines)}, "
                f"{time.perf_counter() - start:.2f} s ({found[0].origin})")
+    if request.tune is not None:
+        click.echo(measured_text(found[0]))
+
+
+def measured_text(found: CompiledModel) -> str:
+    """How many products measurements changed."""
+    measured: Mapping[str, int] = found.report["measured"]
+    products = {key.partition(" ")[2] for key in measured}
+    changed = {key.partition(" ")[2] for key, k in measured.items() if k}
+    return f"measured: {len(changed)} of {len(products)} products run otherwise than the cost model would have them"
 
 
 def _workspace(plan: Plan) -> str:
@@ -85,6 +98,8 @@ def _workspace(plan: Plan) -> str:
 def _compiled(request: CompileRequest, machine: Target, dump: str | None) -> CompiledModel:
     with translated(request.model):
         options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())), precision=request.precision)
+        if request.tune is not None:
+            options = replace(options, tune=knobs.THREADS.read_int() or default_threads(), tune_dims=tuple(sorted(request.tune.items())))
         try:
             found = obtain(request.model, options, machine, observe=_printer(dump) if dump in STAGES else None)
         except UnknownRankError as e:

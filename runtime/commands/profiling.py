@@ -9,7 +9,8 @@ import click
 
 from ..exceptions import NotImplemented
 from ..profile import Profiler
-from .common import check_dims, heading, open_session, random_feeds, shorten, show_table, step_name
+from ..random_inputs import random_feeds
+from .common import check_dims, heading, open_session, shorten, show_table, step_name
 
 SHOWN = 15
 

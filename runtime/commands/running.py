@@ -10,11 +10,13 @@ import click
 import numpy as np
 
 from ...ir.errors import SardonyxError
+from ..random_inputs import random_feeds
 from ..session import InferenceSession
-from .common import check_dims, heading, open_session, random_feeds, seconds_text, shape_text, show_table
+from .common import check_dims, heading, open_session, seconds_text, shape_text, show_table
 
 
-def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output: str | None, threads: int, seed: int, precision: str = "float32") -> None:
+def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output: str | None, threads: int, seed: int, precision: str = "float32",
+             tune: bool = False) -> None:
     """Run a model and print its outputs' types, shapes and ranges.
 
     Args:
@@ -24,7 +26,7 @@ def run_once(model: str, inputs: Sequence[str], dims: Mapping[str, int], output:
     Raises:
         SardonyxError: the model, a name or a file is wrong.
     """
-    session = open_session(model, threads, precision=precision)
+    session = open_session(model, threads, precision=precision, tune=dims if tune else None)
     check_dims(session._model.plan.inputs, dims)
     given = read_inputs(inputs, [p.name for p in session.get_inputs()])
     feeds = random_feeds(session._model.plan.inputs, dims, seed, given)
