@@ -30,7 +30,7 @@ def scheduled(x_shape: tuple[int, ...], columns: int, pads: tuple[int, ...], see
 @pytest.mark.parametrize("width", (6, 9, 14))
 @pytest.mark.parametrize("pads", ((1, 1, 1, 1), (0, 0, 0, 0), (0, 1, 2, 1)))
 def test_images_and_paddings(height: int, width: int, pads: tuple[int, ...]) -> None:
-    found, expected, bound = scheduled((2, 4 * LANES, height, width), 4 * LANES, pads)
+    found, expected, bound = scheduled((2, 64, height, width), 64, pads)  # enough channels to repay the transforms on every machine
     call = found.ready[-1][0]
     assert call.kernel.name.startswith("winograd")
     found.run()
