@@ -1,7 +1,9 @@
 """Whole models against ONNX Runtime, side by side in one process: `python benchmarks/models.py FOLDER_OR_MODEL... [--threads 1] [--filter TEXT] [--below 0.95]`.
 
+With `--dim NAME=SIZE` symbolic dimensions have these sizes; with `--twin` the other side is Sardonyx itself with the sizes of this run's inputs fixed when compiling.
+
 Inputs come from NAME.npz beside NAME.onnx where there is one (an array for each input, by name), else they are random. The runtimes take turns in short blocks;
-the ratio is ONNX Runtime's median time over Sardonyx's, so more than 1 is faster.
+the ratio is the other side's median time over Sardonyx's, so more than 1 is faster.
 """
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ LEAST_BLOCKS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """Medians of one model, seconds."""
+    """Medians of one model, seconds; the peer is ONNX Runtime or the model's twin of fixed sizes."""
 
     name: str
     peer: float
@@ -44,20 +46,33 @@ def models(places: Sequence[str], part: str) -> Iterator[Path]:
                 yield path
 
 
-def measured(path: Path, threads: int, seconds: float) -> Row:
-    """Both runtimes on one model."""
-    ours, peer = sardonyx.SessionOptions(), ort.SessionOptions()
-    ours.intra_op_num_threads = peer.intra_op_num_threads = threads
-    peer.log_severity_level = 3
-    session = sardonyx.InferenceSession(str(path), ours)
-    other = ort.InferenceSession(str(path), peer, providers=["CPUExecutionProvider"])
+def feeds_of(path: Path, session: sardonyx.InferenceSession, dims: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The stored inputs of a model where there are any and no sizes are asked for, else random ones."""
     names = [i.name for i in session.get_inputs()]
     stored = path.with_suffix(".npz")
-    if stored.exists():
+    if stored.exists() and not dims:
         with np.load(stored, allow_pickle=False) as arrays:
-            feed = {n: arrays[n] for n in names if n in arrays.files}
-    else:
-        feed = random_feeds(session._model.plan.inputs, {}, 0)
+            return {n: arrays[n] for n in names if n in arrays.files}
+    return random_feeds(session._model.plan.inputs, dims, 0)
+
+
+def twin_of(path: Path, session: sardonyx.InferenceSession, feed: Mapping[str, np.ndarray], options: sardonyx.SessionOptions) -> sardonyx.InferenceSession:
+    """The same model compiled for the sizes of these inputs."""
+    for port in session.get_inputs():
+        for name, size in zip(port.shape, feed[port.name].shape, strict=True):
+            if isinstance(name, str):
+                options.add_free_dimension_override_by_name(name, size)
+    return sardonyx.InferenceSession(str(path), options)
+
+
+def measured(path: Path, threads: int, seconds: float, dims: Mapping[str, int], twin: bool) -> Row:
+    """Both sides on one model."""
+    ours, fixed, peer = sardonyx.SessionOptions(), sardonyx.SessionOptions(), ort.SessionOptions()
+    ours.intra_op_num_threads = fixed.intra_op_num_threads = peer.intra_op_num_threads = threads
+    peer.log_severity_level = 3
+    session = sardonyx.InferenceSession(str(path), ours)
+    feed = feeds_of(path, session, dims)
+    other = twin_of(path, session, feed, fixed) if twin else ort.InferenceSession(str(path), peer, providers=["CPUExecutionProvider"])
     runs = (lambda: other.run(None, feed), lambda: session.run(None, feed))
     return Row(str(path), *(statistics.median(t) for t in alternating(runs, seconds)))
 
@@ -88,12 +103,15 @@ def main() -> None:
     parser.add_argument("--filter", default="")
     parser.add_argument("--seconds", type=float, default=1.0, help="a model")
     parser.add_argument("--below", type=float, default=0.95, help="mark what is slower than this")
+    parser.add_argument("--dim", dest="dims", action="append", default=[], metavar="NAME=SIZE", help="size of a symbolic dimension; may be repeated")
+    parser.add_argument("--twin", action="store_true", help="compare with the same model compiled for fixed sizes")
     options = parser.parse_args()
+    dims = {name: int(size) for name, _, size in (d.partition("=") for d in options.dims)}
     rows = []
-    print(f"{'model':70s} {'ORT ms':>10s} {'ours ms':>10s} {'ratio':>7s}")
+    print(f"{'model':70s} {'fixed ms' if options.twin else 'ORT ms':>10s} {'ours ms':>10s} {'ratio':>7s}")
     for path in models(options.places, options.filter):
         try:
-            row = measured(path, options.threads, options.seconds)
+            row = measured(path, options.threads, options.seconds, dims, options.twin)
         except (sardonyx.SardonyxError, ort.capi.onnxruntime_pybind11_state.Fail, ort.capi.onnxruntime_pybind11_state.InvalidArgument) as e:
             print(f"{path}: {type(e).__name__}: {e}", file=sys.stderr)
             continue
