@@ -74,10 +74,12 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def copy_from(address: int, shape: Sequence[int], order: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Row-major copy of a tensor in memory whose dimensions lie in `order`, outermost first."""
-    stored = np.empty([shape[d] for d in order], dtype)
-    ctypes.memmove(stored.ctypes.data, address, stored.nbytes)
-    if list(order) == sorted(order):
-        return stored
-    return np.ascontiguousarray(stored.transpose(np.argsort(np.asarray(order, np.int64))))
+def copier(order: Sequence[int], dtype: np.dtype) -> Callable[[int, Sequence[int]], np.ndarray]:
+    """A function of an address and a shape: a row-major copy of the tensor in memory there, whose dimensions lie in `order`, outermost first."""
+    offset, row_major, back = data_offset(), list(order) == sorted(order), np.argsort(np.asarray(order, np.int64))
+
+    def copy(address: int, shape: Sequence[int]) -> np.ndarray:
+        stored = np.empty(shape if row_major else [shape[d] for d in order], dtype)
+        ctypes.memmove(ctypes.c_void_p.from_address(id(stored) + offset), address, stored.nbytes)
+        return stored if row_major else np.ascontiguousarray(stored.transpose(back))
+    return copy

@@ -4,26 +4,24 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from ..ir import driver_abi as dv
 from ..ir.errors import InputError
 from ..ir.plan import ControlStep, HostStep, KernelStep, Plan
-from .arrays import aligned, copy_from
+from .arrays import aligned
 from .failures import raise_failure
 from .frames import Arena, Frame, Tables, find_driver
+from .host_steps import HostCall, HostFunction, buffer_copier, shape_of
 from .objects import LoadedObjects
-from .tables import address, numpy_type
 from .threads import default_threads, find_openmp
 
 DRIVER_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 KEPT_FRAMES = 16  # input shapes that stay bound
-HostFunction = Callable[..., Sequence[object]]
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,6 @@ class StepTime:
     step: int
     start_ns: int
     end_ns: int
-
-
-def _shape(value: object) -> tuple[int, ...]:
-    """The shape of an array, or of a value that NumPy reads as one."""
-    return np.shape(cast("npt.ArrayLike", value))
 
 
 class Executor:
@@ -69,9 +62,14 @@ class Executor:
         self._steps = len(plan.steps)
         self._input_count, self._output_count = len(plan.inputs), len(plan.outputs)
         self._tensor_inputs = len(self.tables.inputs)
-        # Every input and output is an array that the driver enters itself: nothing is left to Python but to allocate.
-        self._direct = self._tensor_inputs == len(plan.inputs) and len(self.tables.outputs) == len(plan.outputs)
-        self._host_constants = [(v, _strings(shape, items)) for v, shape, items in plan.host_constants]
+        self._entered = self._tensor_inputs == len(plan.inputs)  # every input is an array that the driver enters itself
+        self._direct = self._entered and len(self.tables.outputs) == len(plan.outputs)  # the outputs too: nothing is left to Python but to allocate
+        self._values: list[object] = [None] * plan.host_values  # what a run's host values are at its start
+        for position, shape, items in plan.host_constants:
+            self._values[position] = _strings(shape, items)
+        self._host_calls = {k: HostCall(s, self.host_functions[s.function], self.tables) for k, s in enumerate(plan.steps) if isinstance(s, HostStep)}
+        self._elsewhere = [(k, p.value, None if p.buffer < 0 else buffer_copier(p.buffer, self.tables)) for k, p in enumerate(plan.outputs)
+                           if k not in {b.port for b in self.tables.outputs}]
         self._blocks = sum(self.tables.block_counts)
         self._idle: list[Frame] = []  # most recently used last
         self._arenas: list[Arena] = []
@@ -91,7 +89,7 @@ class Executor:
         Raises:
             InputError: an input's rank, size or type, or a given output, does not fit.
         """
-        if self._direct and len(inputs) == self._input_count and (outputs is None or len(outputs) == self._output_count):
+        if self._entered and len(inputs) == self._input_count and (outputs is None or (self._direct and len(outputs) == self._output_count)):
             try:
                 frame = self._idle.pop()
             except IndexError:
@@ -122,7 +120,7 @@ class Executor:
                     results.append(y)
             self._call(frame.record)
             stopped = frame.state[0]
-            if stopped == self._steps:
+            if stopped == self._steps and self._direct:
                 self._arenas.append(arena)
                 self._idle.append(frame)
                 return results
@@ -133,10 +131,11 @@ class Executor:
                     raise_failure(frame.tables, frame.state)
                 return self._run_prepared(inputs, outputs)
             try:
-                self._continue(frame, stopped, [])
+                values = self._values.copy()
+                self._continue(frame, stopped, values)
+                return results if self._direct else self._collect(frame, results, values, None)
             finally:
                 self._release(frame, arena)
-            return results
         return self._run_prepared(inputs, outputs)
 
     def profile(self, inputs: Sequence[object]) -> tuple[list[object], list[StepTime]]:
@@ -171,7 +170,7 @@ class Executor:
         if len(inputs) != self._input_count:
             raise InputError(f"the model takes {self._input_count} inputs, {len(inputs)} were given")
         arrays = [_prepared(inputs[b.port], b.name, b.dtype) for b in self.tables.inputs]
-        frame = self._frame_for((*(a.shape for a in arrays), *(_shape(inputs[k]) for k in self.tables.host_arrays)))
+        frame = self._frame_for((*(a.shape for a in arrays), *(shape_of(inputs[k]) for k in self.tables.host_arrays)))
         try:
             arena = self._arenas.pop()
         except IndexError:
@@ -179,15 +178,13 @@ class Executor:
         try:
             if frame.place != arena.place:
                 frame.attach(arena)
-            given = outputs if outputs is not None else [None] * len(self.plan.outputs)
-            if len(given) != len(self.plan.outputs):
-                raise InputError(f"the model has {len(self.plan.outputs)} outputs, buffers for {len(given)} were given")
+            given = outputs if outputs is not None else [None] * self._output_count
+            if len(given) != self._output_count:
+                raise InputError(f"the model has {self._output_count} outputs, buffers for {len(given)} were given")
             results = [make(shape, dtype) if given[b.port] is None else given[b.port] for b, (make, shape, dtype) in zip(self.tables.outputs, frame.results, strict=True)]
             for k, a in enumerate([*arrays, *results]):
                 frame.objects[k] = id(a)
-            values: list[object] = [None] * self.plan.host_values
-            for position, strings in self._host_constants:
-                values[position] = strings
+            values = self._values.copy()
             for port, value in zip(self.plan.inputs, inputs, strict=True):
                 if port.buffer < 0:
                     values[port.value] = value
@@ -240,65 +237,35 @@ class Executor:
                           if isinstance(self.plan.steps[k], (KernelStep, ControlStep))]
             if stopped >= self._steps:
                 return
-            step = self.plan.steps[stopped]
-            start_ns = time.monotonic_ns()
-            assert isinstance(step, HostStep)
-            self._host(frame, step, values)
-            if times is not None:
+            if times is None:
+                self._host_calls[stopped](frame, values)
+            else:
+                start_ns = time.monotonic_ns()
+                self._host_calls[stopped](frame, values)
                 times.append(StepTime(stopped, start_ns, time.monotonic_ns()))
             begun = stopped + 1
+            if begun == self._steps:
+                return
             frame.context[dv.START] = begun
             self._call(frame.record)
             stopped = frame.state[dv.STOPPED]
             if stopped == dv.FAILED:
                 raise_failure(self.tables, frame.state)
 
-    def _host(self, frame: Frame, step: HostStep, values: list[object]) -> None:
-        """Call a host function on copies of its inputs and take over what it returns."""
-        buffers = self.plan.buffers
-        arguments: list[object] = []
-        for port in step.inputs:
-            if port is None:
-                arguments.append(None)
-            elif port[0] == "value":
-                arguments.append(values[port[1]])
-            else:
-                spec = buffers[port[1]]
-                arguments.append(copy_from(int(frame.pointers[port[1]]), frame.shape(port[1]), spec.order, numpy_type(spec)))
-        returned = self.host_functions[step.function](*arguments)
-        if len(returned) != len(step.outputs):
-            raise InputError(f"host function of {', '.join(step.origin)} returned {len(returned)} values, {len(step.outputs)} were expected")
-        arrays: list[object] = []
-        for port, value in zip(step.outputs, returned, strict=True):
-            if port[0] == "value":
-                values[port[1]] = value
-                arrays.append(value)
-                continue
-            array = aligned(np.asarray(value, numpy_type(buffers[port[1]])))
-            arrays.append(array)
-            frame.kept.append(array)
-            for k in self.tables.aliases.get(buffers[port[1]].index, (port[1],)):
-                frame.pointers[k] = address(array)
-        for output, dim, number in step.sizes:
-            frame.numbers[number] = _shape(arrays[output])[dim]
-
-    def _collect(self, frame: Frame, results: Sequence[object], values: Sequence[object], given: Sequence[np.ndarray | None]) -> list[object]:
+    def _collect(self, frame: Frame, written: Sequence[object], values: Sequence[object], given: Sequence[np.ndarray | None] | None) -> list[object]:
         """All outputs in order: those written in place, host values, and copies of what lies elsewhere."""
-        written = {b.port: r for b, r in zip(self.tables.outputs, results, strict=True)}
-        out: list[object] = []
-        for k, port in enumerate(self.plan.outputs):
-            if k in written:
-                out.append(written[k])
-            elif port.buffer < 0:
-                out.append(values[port.value])
-            else:
-                spec, target = self.plan.buffers[port.buffer], given[k]
-                array = copy_from(int(frame.pointers[port.buffer]), frame.shape(port.buffer), spec.order, numpy_type(spec))
-                if target is not None:
-                    if target.shape != array.shape or target.dtype != array.dtype:
-                        raise InputError(f"the buffer given for output '{port.name}' must be a {array.dtype} array of shape {list(array.shape)}")
-                    target[...] = array
-                out.append(array if target is None else target)
+        out = list(written)
+        for k, value, copied in self._elsewhere:  # in order, so that each finds its place
+            if copied is None:
+                out.insert(k, values[value])
+                continue
+            array = copied(frame)
+            target = None if given is None else given[k]
+            if target is not None:
+                if target.shape != array.shape or target.dtype != array.dtype:
+                    raise InputError(f"the buffer given for output '{self.plan.outputs[k].name}' must be a {array.dtype} array of shape {list(array.shape)}")
+                target[...] = array
+            out.insert(k, array if target is None else target)
         return out
 
     def _release(self, frame: Frame, arena: Arena) -> None:

@@ -33,9 +33,13 @@ class InputChecker:
         Raises:
             InvalidArgument: a name, type, rank or size is wrong, or an input is missing.
         """
-        if len(feed) != len(self.names) or any(n not in feed for n in self.names):
+        try:
+            given = [feed[n] for n in self.names]
+        except KeyError:
+            given = []
+        if len(feed) != len(given) or len(given) != len(self.names):
             self._wrong_names(feed)
-        return [self.array(k, feed[n]) for k, n in enumerate(self.names)]
+        return [self.array(k, value) for k, value in enumerate(given)]
 
     def array(self, k: int, value: object) -> object:
         """Input `k` from what was given for it."""
