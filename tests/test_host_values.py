@@ -1,6 +1,7 @@
 """Sequences and optionals through control flow, against ONNX's own definition and ONNX Runtime."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import sardonyx
 from onnx import helper, parser
 from onnx.reference import ReferenceEvaluator
+from sardonyx.runtime.package import save_package
 
 HEAD = '<ir_version: 10, opset_import: ["": 21]>\n'
 GATHER = """g (int64 m, optional(seq(float[n])) s, float[k] x) => (seq(float[j]) y) {
@@ -127,3 +129,27 @@ def test_a_host_step_copies_a_tensor_of_any_order() -> None:
     for _ in range(2):
         texts, y = session.run(None, feeds)
         assert texts.tolist() == [[[[f"{v:g}" for v in row] for row in plane] for plane in y[0].tolist()]]
+
+
+TABLES = """<ir_version: 10, opset_import: ["": 21, "ai.onnx.ml": 3]>
+g (string[n, m] s, float[n, 2] x) => (float[n, m, 4] y, string[n, m] t, string[n] label) {
+   y = ai.onnx.ml.OneHotEncoder<cats_strings = ["a", "b", "a", ""], zeros = 1>(s)
+   t = ai.onnx.ml.LabelEncoder<keys_strings = ["a", ""], values_strings = ["first", "none"], default_string = "other">(s)
+   label, scores = ai.onnx.ml.LinearClassifier<coefficients = [1.0, 0.0, 0.0, 1.0], intercepts = [0.0, 0.0], classlabels_strings = ["left", "right"]>(x)
+}"""
+
+
+def test_tables_of_texts_are_kept_in_packages(tmp_path: Path) -> None:
+    """The tables are made at the first run, from what a package holds as well; equal categories are all marked."""
+    (tmp_path / "m.onnx").write_bytes(parser.parse_model(TABLES).SerializeToString())
+    save_package(sardonyx.InferenceSession(str(tmp_path / "m.onnx"))._model, tmp_path / "m.sdx")
+    row = {"a": [1, 0, 1, 0], "b": [0, 1, 0, 0], "": [0, 0, 0, 1], "c": [0, 0, 0, 0]}
+    for name in ("m.onnx", "m.sdx"):
+        session = sardonyx.InferenceSession(str(tmp_path / name))
+        for s in ([["a", "b", "c"]], [["c", ""], ["", "a"]], np.zeros((0, 2))):
+            strings = np.array(s, object)
+            x = np.arange(2.0 * len(s), dtype=np.float32).reshape(len(s), 2) * [[1, -1]]
+            y, t, label = session.run(None, {"s": strings, "x": x.astype(np.float32)})
+            assert y.tolist() == [[row[v] for v in r] for r in strings.tolist()] and y.shape == (*strings.shape, 4)
+            assert t.tolist() == [[{"a": "first", "": "none"}.get(v, "other") for v in r] for r in strings.tolist()]
+            assert label.tolist() == ["left" if a >= b else "right" for a, b in x.tolist()]

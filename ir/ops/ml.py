@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def labelled(n: Lowering, scores: Scores, chosen: Tensor) -> Ref:
     texts = [str(s) for s in n.attr(scores.strings) or ()]
     if texts:
         result = n.tensor(chosen.shape, dt.string, "labels")
-        n.nests.append(HostNest(functools.partial(pick_texts, texts=texts), (chosen,), (result,), "labels are strings", n.origin))
+        n.nests.append(HostNest(PickTexts(tuple(texts)), (chosen,), (result,), "labels are strings", n.origin))
         return result
     numbers = [int(v) for v in n.attr(scores.integers) or ()]
     if not numbers:
@@ -122,8 +122,18 @@ def decide(n: Lowering, scores: Scores, transform: str) -> Sequence[Ref | None]:
     return [labelled(n, scores, chosen), post_transformed(n, pair, kept, dt.float32)]
 
 
-def pick_texts(positions: np.ndarray, texts: Sequence[str]) -> list[np.ndarray]:
-    return [text_array([texts[k] for k in positions.reshape(-1).tolist()], positions.shape)]
+@dataclass(frozen=True)
+class PickTexts:
+    """The texts at positions."""
+
+    texts: tuple[str, ...]
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        return text_array(self.texts, (len(self.texts),))
+
+    def __call__(self, positions: np.ndarray) -> list[np.ndarray]:
+        return [self._table.take(positions)]
 
 
 # ----------------------------------------------------------------------------------------------------------- linear models
@@ -310,7 +320,7 @@ class OneHotEncoder(Op):
         x = n.input(0)
         texts = [str(s) for s in n.attr("cats_strings") or ()]
         if x.dtype is dt.string:
-            return n.host(functools.partial(encode_texts, categories=texts, zeros=bool(n.attr("zeros"))), [(dt.float32, (*x.shape, ex.const(len(texts))))],
+            return n.host(EncodeTexts(tuple(texts), bool(n.attr("zeros"))), [(dt.float32, (*x.shape, ex.const(len(texts))))],
                           "categories are strings")[0]
         numbers = np.asarray(n.attr("cats_int64s") or (), np.int64)
         table = n.constant(numbers)
@@ -320,12 +330,25 @@ class OneHotEncoder(Op):
         yield Sample((np.array([1, 3, 9], np.int64),), {"cats_int64s": (3, 1, 7)})
 
 
-def encode_texts(strings: np.ndarray, categories: Sequence[str], zeros: bool) -> list[np.ndarray]:
-    texts = texts_of(strings)
-    found = np.array([[float(t == c) for c in categories] for t in texts], np.float32).reshape(*np.shape(strings), len(categories))
-    if not zeros and len(texts) and found.sum(-1).min() == 0:
-        raise ValueError(f"a value is none of the categories {list(categories)}")
-    return [found]
+@dataclass(frozen=True)
+class EncodeTexts:
+    """For each text and category, whether they are equal."""
+
+    categories: tuple[str, ...]
+    zeros: bool
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[dict[str, int], np.ndarray]:
+        """A number for each category, and those of all in order: equal ones have one."""
+        numbers = {c: k for k, c in enumerate(self.categories)}
+        return numbers, np.array([numbers[c] for c in self.categories], np.int64)
+
+    def __call__(self, strings: np.ndarray) -> list[np.ndarray]:
+        numbers, all_numbers = self._numbers
+        found = [numbers.get(t, -1) for t in texts_of(strings)]
+        if not self.zeros and -1 in found:
+            raise ValueError(f"a value is none of the categories {list(self.categories)}")
+        return [np.equal(np.array(found, np.int64).reshape(*np.shape(strings), 1), all_numbers).astype(np.float32)]
 
 
 @register
@@ -389,7 +412,7 @@ class LabelEncoder(Op):
             raise n.error(f"{len(keys)} keys and {len(values)} values were given")
         plain = default.item() if isinstance(default, np.generic) else default
         if x.dtype is dt.string or kind is dt.string:
-            step = functools.partial(look_up, keys=[_plain(k) for k in keys], values=[_plain(v) for v in values], default=plain, type_name=kind.name, nan_matches=n.version >= 4)
+            step = LookUp(tuple(_plain(k) for k in keys), tuple(_plain(v) for v in values), plain, kind.name, n.version >= 4)
             return n.host(step, [(kind, x.shape)], "keys or values are strings")[0]
         assert isinstance(plain, (int, float))
         otherwise: float = plain
@@ -419,14 +442,31 @@ def _plain(v: object) -> object:
     return v.decode() if isinstance(v, bytes) else v
 
 
-def look_up(a: np.ndarray, keys: Sequence[object], values: Sequence[object], default: object, type_name: str, nan_matches: bool = False) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class LookUp:
     """values[k] where the element is keys[k] (or both are NaN, if that matches), else the default."""
-    table = {k: v for k, v in zip(keys, values) if k == k}
-    items = texts_of(a) if np.asarray(a).dtype.kind in "OUST" else np.asarray(a).reshape(-1).tolist()
-    missing = next((v for k, v in zip(keys, values) if k != k), default) if nan_matches else default
-    found = [table.get(i, default) if i == i else missing for i in items]
-    kind = dt.BY_NAME[type_name]
-    return [text_array([str(f) for f in found], np.shape(a)) if kind is dt.string else np.asarray(found, kind.numpy).reshape(np.shape(a))]
+
+    keys: tuple[object, ...]
+    values: tuple[object, ...]
+    default: object
+    type_name: str
+    nan_matches: bool
+
+    @functools.cached_property
+    def _table(self) -> tuple[dict[object, object], object, object]:
+        """Values by key, what is found for other keys, what for NaN."""
+        spelled = str if self.type_name == "string" else _plain
+        pairs = [(k, spelled(v)) for k, v in zip(self.keys, self.values)]
+        default = spelled(self.default)
+        missing = next((v for k, v in pairs if k != k), default) if self.nan_matches else default
+        return {k: v for k, v in pairs if k == k}, default, missing
+
+    def __call__(self, a: np.ndarray) -> list[np.ndarray]:
+        table, default, missing = self._table
+        items = texts_of(a) if a.dtype.kind in "OUST" else a.reshape(-1).tolist()
+        found = [table.get(i, default) if i == i else missing for i in items]
+        kind = dt.BY_NAME[self.type_name]
+        return [text_array(cast("list[str]", found), a.shape) if kind is dt.string else np.array(found, kind.numpy).reshape(a.shape)]
 
 
 @register

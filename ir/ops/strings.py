@@ -26,7 +26,7 @@ def text_array(texts: Sequence[str], shape: Sequence[int]) -> np.ndarray:
 
 def texts_of(strings: np.ndarray) -> list[str]:
     """The elements as `str`, row-major."""
-    return [s.decode("utf-8") if isinstance(s, bytes) else str(s) for s in np.asarray(strings, object).reshape(-1)]
+    return [s if type(s) is str else s.decode("utf-8") if isinstance(s, bytes) else str(s) for s in np.asarray(strings, object).reshape(-1).tolist()]
 
 
 # -------------------------------------------------------------------------------------------------------------- host steps
