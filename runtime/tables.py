@@ -1,6 +1,7 @@
 """A plan's steps, size program and segments as tables of words for the driver."""
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,11 +9,12 @@ import numpy as np
 from ..ir import driver_abi as dv
 from ..ir import dtypes as dt
 from ..ir.plan import OPCODE, BufferSpec, CheckStep, ControlStep, HostStep, KernelStep, Plan, SegmentStep, SizeStep, Step
+from .arrays import data_offset
 
 
 def address(a: np.ndarray) -> int:
-    """Where an array's elements start."""
-    return a.ctypes.data
+    """Where an array's elements start: what `a.ctypes.data` is, without the object that it makes."""
+    return ctypes.c_size_t.from_address(id(a) + data_offset()).value
 
 
 def words(values: Sequence[int]) -> np.ndarray:

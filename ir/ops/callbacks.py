@@ -20,12 +20,14 @@ def choose_strings(condition: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[
 
 def take_strings(positions: np.ndarray, *strings: np.ndarray) -> list[np.ndarray]:
     """The strings at positions of all arrays' elements laid one after another."""
-    flat = np.concatenate([np.asarray(s, object).reshape(-1) for s in strings])
+    flat = np.concatenate([np.asarray(s, object).reshape(-1) for s in strings]) if len(strings) > 1 else np.asarray(strings[0], object).reshape(-1)
     return [flat[positions]]
 
 
 def take_or_empty(positions: np.ndarray, *strings: np.ndarray) -> list[np.ndarray]:
     """`take_strings` of positions counted from 1; the empty string at 0."""
+    if positions.all():
+        return take_strings(positions - 1, *strings)
     return take_strings(positions, np.array([""], object), *strings)
 
 

@@ -320,8 +320,11 @@ class OneHotEncoder(Op):
         x = n.input(0)
         texts = [str(s) for s in n.attr("cats_strings") or ()]
         if x.dtype is dt.string:
-            return n.host(EncodeTexts(tuple(texts), bool(n.attr("zeros"))), [(dt.float32, (*x.shape, ex.const(len(texts))))],
-                          "categories are strings")[0]
+            codes = {c: k for k, c in enumerate(texts)}  # equal categories have one
+            step = NumberTexts(tuple(texts), bool(n.attr("zeros")))
+            n.nests.append(HostNest(step, (x,), (found := n.tensor(x.shape, dt.int64),), "categories are strings", n.origin))
+            wanted = n.constant(np.array([codes[c] for c in texts], np.int64))
+            return n.map((*x.shape, len(texts)), lambda *i: ex.cast(ex.equal(found[i[:-1]], wanted[i[-1]]), dt.float32))
         numbers = np.asarray(n.attr("cats_int64s") or (), np.int64)
         table = n.constant(numbers)
         return n.map((*x.shape, numbers.size), lambda *i: ex.cast(ex.equal(ex.cast(x[i[:-1]], dt.int64), table[i[-1]]), dt.float32))
@@ -331,24 +334,22 @@ class OneHotEncoder(Op):
 
 
 @dataclass(frozen=True)
-class EncodeTexts:
-    """For each text and category, whether they are equal."""
+class NumberTexts:
+    """The place of each text among the categories, of equal ones the last; -1 of others, which have to be allowed."""
 
     categories: tuple[str, ...]
-    zeros: bool
+    others: bool
 
     @functools.cached_property
-    def _numbers(self) -> tuple[dict[str, int], np.ndarray]:
-        """A number for each category, and those of all in order: equal ones have one."""
-        numbers = {c: k for k, c in enumerate(self.categories)}
-        return numbers, np.array([numbers[c] for c in self.categories], np.int64)
+    def _codes(self) -> dict[str, int]:
+        return {c: k for k, c in enumerate(self.categories)}
 
     def __call__(self, strings: np.ndarray) -> list[np.ndarray]:
-        numbers, all_numbers = self._numbers
-        found = [numbers.get(t, -1) for t in texts_of(strings)]
-        if not self.zeros and -1 in found:
+        codes = self._codes
+        found = [codes.get(t, -1) for t in texts_of(strings)]
+        if not self.others and -1 in found:
             raise ValueError(f"a value is none of the categories {list(self.categories)}")
-        return [np.equal(np.array(found, np.int64).reshape(*np.shape(strings), 1), all_numbers).astype(np.float32)]
+        return [np.array(found, np.int64).reshape(np.shape(strings))]
 
 
 @register
