@@ -6,6 +6,7 @@ import platform
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,7 @@ from sardonyx.runtime.host import host_target
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native import processor
 from sardonyx.runtime.native.library import Library, workspace_bytes, write_library
+from sardonyx.runtime.native.toolchain import CCompiler
 
 HOST = host_target()
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
@@ -427,13 +429,14 @@ def test_a_c_program_gives_the_same_bits(name: str, ending: str, tmp_path: Path)
         assert (shape, data) == (expected.shape, expected.tobytes())
 
 
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86_64-unknown-linux-gnu:haswell"])
 @pytest.mark.parametrize(("emulated", "lacking"), [("Nehalem", "avx"), ("Haswell", None)])
-def test_processors_without_what_a_library_uses_are_an_error(emulated: str, lacking: str | None, tmp_path: Path) -> None:
+def test_processors_without_what_a_library_uses_are_an_error(emulated: str, lacking: str | None, target: str, tmp_path: Path) -> None:
     if platform.machine() != "x86_64":
         pytest.skip("processors of x86-64")
     if shutil.which("qemu-x86_64") is None:
         pytest.skip("qemu-x86_64 is not installed (Debian's qemu-user)")
-    program, wanted = program_of("codes", "so", tmp_path, NAMED["x86-64-v3"])
+    program, wanted = program_of("codes", "so", tmp_path, parse(target))
     done = subprocess.run(["qemu-x86_64", "-cpu", emulated, program, tmp_path / "in", tmp_path / "out", "1", "1"], capture_output=True, text=True, check=False)
     memory = subprocess.run(["qemu-x86_64", "-cpu", emulated, in_memory_of_the_caller(tmp_path)], capture_output=True, text=True, check=False)
     if lacking:
@@ -449,6 +452,20 @@ def test_every_instruction_set_is_looked_for_where_the_processor_tells() -> None
     assert {name for name, *_ in processor.checks(NAMED["x86-64-v2"])} == {"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"}
     assert {"avx2", "fma", "bmi2", "lzcnt"} <= {name for name, *_ in processor.checks(NAMED["x86-64-v3"])} and not processor.checks(NAMED["aarch64"])
     assert [processor.saved_state(NAMED[f"x86-64-v{k}"]) for k in (2, 3, 4)] == [0, processor.AVX_STATE, processor.AVX512_STATE]
+
+
+@pytest.mark.parametrize("compiler", ["cc", "zig"])
+def test_instruction_sets_of_a_processor_by_name(compiler: str) -> None:
+    """Those that a C compiler knows: the level of the same instruction sets is part of them. A name that no compiler knows says nothing."""
+    if platform.machine() != "x86_64":
+        pytest.skip("processors of x86-64")
+    machine = parse("x86_64-unknown-linux-gnu:haswell")
+    found = CCompiler(("cc",), (), "cc") if compiler == "cc" else CCompiler((sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu"), (), "zig cc")
+    assert processor.is_named(machine) and not processor.is_named(NAMED["x86-64-v3"]) and not processor.is_named(NAMED["aarch64"])
+    assert set(processor.checks(NAMED["x86-64-v3"])) <= set(processor.checks(machine, found.macros("haswell")))
+    assert processor.saved_state(machine, found.macros("haswell")) == processor.AVX_STATE
+    assert "avx512f" in {name for name, *_ in processor.checks(machine, found.macros("skylake-avx512"))}
+    assert not processor.checks(machine, found.macros("abacus"))
 
 
 def in_memory_of_the_caller(folder: Path) -> Path:

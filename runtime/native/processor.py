@@ -1,6 +1,9 @@
 """What a native library checks of the processor that it is opened on."""
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 from ...ir.target import Target
 from ..package import used_features
 
@@ -18,24 +21,33 @@ _BITS = {
 }
 
 
-def checks(target: Target) -> list[tuple[str, int, int, int, int]]:
-    """(name, leaf, subleaf, register, bit) of every instruction set that code for a target may use and that CPUID tells; none on other processors than x86-64."""
+def is_named(target: Target) -> bool:
+    """Whether a target gives a processor of x86-64 by name alone (TRIPLE:CPU): its instruction sets are those that a C compiler knows it to have."""
+    return target.arch == "x86_64" and not used_features(target.key)
+
+
+def checks(target: Target, macros: Collection[str] = ()) -> list[tuple[str, int, int, int, int]]:
+    """(name, leaf, subleaf, register, bit) of every instruction set that code for a target may use and that CPUID tells; none on other processors than x86-64.
+
+    Args:
+        macros: what a C compiler defines for the processor, where the target gives its name alone.
+    """
     if target.arch != "x86_64":
         return []
-    used = used_features(target.key)
+    used = used_features(target.key) | {name for name in _BITS if f"__{re.sub('[.-]', '_', name).upper()}__" in macros}
     return [(name, *where) for name, where in _BITS.items() if name in used]
 
 
-def saved_state(target: Target) -> int:
+def saved_state(target: Target, macros: Collection[str] = ()) -> int:
     """Bits of XCR0 that must be set for the vector registers that code for a target uses."""
-    names = {name for name, *_ in checks(target)}
+    names = {name for name, *_ in checks(target, macros)}
     return AVX512_STATE if "avx512f" in names else AVX_STATE if "avx" in names else 0
 
 
-def table(target: Target) -> list[str]:
+def table(target: Target, macros: Collection[str]) -> list[str]:
     """C text of what `library.c` checks."""
-    rows = checks(target)
-    lines = [f"#define SDX_FEATURES {len(rows)}", f"#define SDX_SAVED_STATE {saved_state(target)}u"]
+    rows = checks(target, macros)
+    lines = [f"#define SDX_FEATURES {len(rows)}", f"#define SDX_SAVED_STATE {saved_state(target, macros)}u"]
     if rows:
         lines.append("static const struct { const char *name; uint32_t leaf, subleaf, word, bit; } sdx_features[] = {")
         lines += [f'    {{"{name}", {leaf}u, {subleaf}u, {word}u, {bit}u}},' for name, leaf, subleaf, word, bit in rows]
