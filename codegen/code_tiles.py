@@ -9,22 +9,25 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..ir.target import Target
+from .dot_forms import PMADDWD, VPDPBUSD, DotForm
 from .intrinsics import builder
-from .tiles import I32, I64, POINTER, call_named, local_function
+from .tiles import I32, I64, MADD, POINTER, call_named, local_function
 
 F32 = ir.FloatType()
+FORMS = {f.name: f for f in (VPDPBUSD, PMADDWD)}
 UNROLLED = 4  # groups of a block that are written out
 AHEAD_BYTES = 2048  # how far ahead codes are fetched
 
 
 @builder("row_of_codes")
-def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, digits: int, middle: int, zeros: str) -> object:
+def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, form: str, digits: int, digit_bits: int, middle: int, zeros: str) -> object:
     """A row by a panel.
 
     Args:
         vectors, lanes: columns of the panel.
         bits, block: of the codes.
-        digits: bytes of each number of the row.
+        form: name of the way to multiply.
+        digits, digit_bits: signed digits of each number of the row, as wide as the form's parts of a word, and the bits that they count.
         middle: the zero point that `starts` take off.
         zeros: type of the zero points: empty where all are the middle, `u8` themselves, `f32` scales * (middle - zero).
 
@@ -32,7 +35,7 @@ def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int
         Intrinsic `row(digits, starts, steps, sums, codes, scales, zeros, blocks, c)`: c[column] = sum over blocks of
         steps * scales * (digits times codes, from starts on) + scales * (middle - zero) * sums. Every block's sum of products is exact.
     """
-    name = f"sardonyx.codes.{vectors}x{lanes}.{bits}.{block}.{digits}.{middle}{zeros}"
+    name = f"sardonyx.codes.{vectors}x{lanes}.{bits}.{block}.{form}.{digits}.{digit_bits}.{middle}{zeros}"
     floats, words = F32.as_pointer(), I32.as_pointer()
     arguments = (POINTER, words, floats, floats, words, floats, POINTER, I64, floats)
 
@@ -41,7 +44,7 @@ def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int
         signature = types.void(digit, starts, steps, sums, codes, scales, zeros_, types.int64, c)
 
         def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
-            f = local_function(bd.module, name, arguments, lambda f: RowBody(f, vectors, lanes, bits, block, digits, middle, zeros).emit())
+            f = local_function(bd.module, name, arguments, lambda f: RowBody(f, vectors, lanes, bits, block, FORMS[form], digits, digit_bits, middle, zeros).emit())
             bd.call(f, [v if v.type == a else bd.bitcast(v, a) for v, a in zip(values, arguments, strict=True)])
             return ctx.get_dummy_value()
         return signature, lower
@@ -49,9 +52,10 @@ def row_of_codes(target: Target, vectors: int, lanes: int, bits: int, block: int
 
 
 @builder("unpack_codes")
-def unpack_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, middle: int, zeros: str) -> object:
-    """`unpack(codes, scales, zeros, blocks, to)`: to[step][column] = (code - zero) * scale, `blocks` blocks of a panel; other arguments as `row_of_codes`'."""
-    name = f"sardonyx.unpacked.{vectors}x{lanes}.{bits}.{block}.{middle}{zeros}"
+def unpack_codes(target: Target, vectors: int, lanes: int, bits: int, block: int, fold: int, middle: int, zeros: str) -> object:
+    """`unpack(codes, scales, zeros, blocks, to)`: to[step][column] = (code - zero) * scale, `blocks` blocks of a panel whose words have `fold` parts; other arguments as
+    `row_of_codes`'."""
+    name = f"sardonyx.unpacked.{vectors}x{lanes}.{bits}.{block}.{fold}.{middle}{zeros}"
     floats, words = F32.as_pointer(), I32.as_pointer()
     arguments = (words, floats, POINTER, I64, floats)
 
@@ -60,7 +64,7 @@ def unpack_codes(target: Target, vectors: int, lanes: int, bits: int, block: int
         signature = types.void(codes, scales, zeros_, types.int64, to)
 
         def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
-            f = local_function(bd.module, name, arguments, lambda f: emit_unpack(f, vectors, lanes, bits, block, middle, zeros))
+            f = local_function(bd.module, name, arguments, lambda f: emit_unpack(f, vectors, lanes, bits, block, fold, middle, zeros))
             bd.call(f, [v if v.type == a else bd.bitcast(v, a) for v, a in zip(values, arguments, strict=True)])
             return ctx.get_dummy_value()
         return signature, lower
@@ -108,14 +112,15 @@ class Vectors:
 class RowBody:
     """Emits `row_of_codes`."""
 
-    def __init__(self, f: ir.Function, vectors: int, lanes: int, bits: int, block: int, digits: int, middle: int, zeros: str) -> None:
-        self.f, self.vectors, self.bits, self.block, self.digits, self.middle, self.zeros = f, vectors, bits, block, digits, middle, zeros
+    def __init__(self, f: ir.Function, vectors: int, lanes: int, bits: int, block: int, form: DotForm, digits: int, digit_bits: int, middle: int, zeros: str) -> None:
+        self.f, self.vectors, self.bits, self.block, self.middle, self.zeros = f, vectors, bits, block, middle, zeros
+        self.form, self.digits, self.base = form, digits, float(1 << digit_bits)
         self.bd = ir.IRBuilder(f.append_basic_block("entry"))
         self.v = Vectors(self.bd, lanes)
         self.columns = vectors * lanes
-        self.steps = 4 * (8 // bits)  # of a group
-        self.bytes = ir.VectorType(ir.IntType(8), 4 * lanes)
-        self.dot = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        self.steps = 32 // bits  # of a group
+        self.part_bits = 32 // form.fold
+        self.parts = ir.VectorType(ir.IntType(self.part_bits), form.fold * lanes)
 
     def emit(self) -> None:
         """entry -> block -> groups -> block_end -> done"""
@@ -125,7 +130,7 @@ class RowBody:
         unrolled = min(groups, UNROLLED)
         entry = bd.block
         block, walk, end, done = (f.append_basic_block(n) for n in ("block", "groups", "block_end", "done"))
-        plane = bd.mul(blocks, I64(self.block))
+        plane = bd.mul(blocks, I64(self.block * self.part_bits // 8))
         bd.branch(block)
 
         bd.position_at_end(block)
@@ -144,7 +149,7 @@ class RowBody:
                 coming = bd.bitcast(bd.gep(w, [I64(u * self.columns + 16 * n + AHEAD_BYTES // 4)]), POINTER)
                 call_named(bd, "llvm.prefetch.p0", ir.VoidType(), [coming, I32(0), I32(3), I32(1)])
             acc = self.group(w, digit, plane, u, acc)
-        q_next, digit_next, w_next = bd.add(q, I64(unrolled)), bd.gep(digit, [I64(self.steps * unrolled)]), bd.gep(w, [I64(self.columns * unrolled)])
+        q_next, digit_next, w_next = bd.add(q, I64(unrolled)), bd.gep(digit, [I64(self.steps * unrolled * self.part_bits // 8)]), bd.gep(w, [I64(self.columns * unrolled)])
         bd.cbranch(bd.icmp_signed("<", q_next, I64(groups)), walk, end)
         for phi, start, value in ((q, I64(0), q_next), (digit, at, digit_next), (w, word, w_next)):
             phi.add_incoming(start, block)
@@ -162,7 +167,7 @@ class RowBody:
         for n in range(self.vectors):
             value = bd.sitofp(acc[-1][n], v.floats)
             for plane_of in reversed(acc[:-1]):
-                value = v.fma(value, v.number(256.0), bd.sitofp(plane_of[n], v.floats))
+                value = v.fma(value, v.number(self.base), bd.sitofp(plane_of[n], v.floats))
             at_lane = bd.add(at_row, I64(n * v.lanes))
             scale = v.load(bd.gep(scales, [at_lane]), 0, v.floats)
             result = v.fma(value, bd.fmul(size, scale), total[n])
@@ -185,23 +190,38 @@ class RowBody:
         """The sums after one group of steps."""
         bd, v = self.bd, self.v
         words = [v.load(w, u * self.columns + n * v.lanes, v.ints) for n in range(self.vectors)]
-        mask = sum(((1 << self.bits) - 1) << 8 * b for b in range(4))
+        fold, size = self.form.fold, self.part_bits // 8
         acc = [list(a) for a in acc]
-        for part in range(8 // self.bits):
-            codes = [bd.bitcast(v.field(word, self.bits * part, mask), self.bytes) for word in words]
+        for part in range(self.part_bits // self.bits):
+            codes = [self.codes(word, self.bits * part) for word in words]
             for n in range(self.digits):
-                place = bd.gep(bd.gep(digit, [bd.mul(plane, I64(n))]), [I64(u * self.steps + 4 * part)])
-                four = bd.bitcast(v.spread(bd.load(bd.bitcast(place, I32.as_pointer()), align=1)), self.bytes)
-                acc[n] = [call_named(bd, self.dot, v.ints, [s, code, four]) for s, code in zip(acc[n], codes, strict=True)]
+                place = bd.gep(bd.gep(digit, [bd.mul(plane, I64(n))]), [I64((u * self.steps + fold * part) * size)])
+                spread = bd.bitcast(v.spread(bd.load(bd.bitcast(place, I32.as_pointer()), align=1)), self.parts)
+                acc[n] = [self.dot(s, code, spread) for s, code in zip(acc[n], codes, strict=True)]
         return acc
 
+    def codes(self, word: ir.Value, shift: int) -> ir.Value:
+        """A code in every part of every word: those from bit `shift` of the parts on."""
+        bd, mask = self.bd, (1 << self.bits) - 1
+        if self.form is VPDPBUSD:  # there is no shift of bytes
+            return bd.bitcast(self.v.field(word, shift, sum(mask << 8 * b for b in range(4))), self.parts)
+        word, count = bd.bitcast(word, self.parts), self.parts.count
+        moved = bd.lshr(word, ir.Constant(self.parts, [shift] * count)) if shift else word
+        return moved if shift + self.bits == self.part_bits else bd.and_(moved, ir.Constant(self.parts, [mask] * count))
 
-def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int, middle: int, kind: str) -> None:
+    def dot(self, acc: ir.Value, codes: ir.Value, digits: ir.Value) -> ir.Value:
+        bd, kind, width = self.bd, self.v.ints, 32 * self.v.lanes
+        if self.form is VPDPBUSD:
+            return call_named(bd, f"llvm.x86.avx512.vpdpbusd.{width}", kind, [acc, codes, digits])
+        return bd.add(acc, call_named(bd, MADD[width], kind, [codes, digits]))
+
+
+def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int, fold: int, middle: int, kind: str) -> None:
     """entry -> block -> groups -> block_end -> done"""
     codes, scales, zeros, blocks, to = f.args
     entry, body, walk, end, done = (f.append_basic_block(n) for n in ("entry", "block", "groups", "block_end", "done"))
     bd = ir.IRBuilder(entry)
-    v, columns, steps = Vectors(bd, lanes), vectors * lanes, 4 * (8 // bits)
+    v, columns, steps = Vectors(bd, lanes), vectors * lanes, 32 // bits
     bd.branch(body)
 
     bd.position_at_end(body)
@@ -216,10 +236,10 @@ def emit_unpack(f: ir.Function, vectors: int, lanes: int, bits: int, block: int,
     taken = ir.Constant(v.ints, [middle] * lanes)
     for n in range(vectors):
         held = v.load(w, n * lanes, v.ints)
-        for part in range(8 // bits):
-            for byte in range(4):
-                code = bd.sitofp(bd.sub(v.field(held, 8 * byte + bits * part, (1 << bits) - 1), taken), v.floats)
-                place = bd.gep(o, [I64((4 * part + byte) * columns + n * lanes)])
+        for at_bits in range(steps // fold):
+            for part in range(fold):
+                code = bd.sitofp(bd.sub(v.field(held, 32 // fold * part + bits * at_bits, (1 << bits) - 1), taken), v.floats)
+                place = bd.gep(o, [I64((fold * at_bits + part) * columns + n * lanes)])
                 bd.store(v.fma(code, scale[n], shift[n]) if kind else bd.fmul(code, scale[n]), bd.bitcast(place, v.floats.as_pointer()), align=4)
     q_next, w_next, o_next = bd.add(q, I64(1)), bd.gep(w, [I64(columns)]), bd.gep(o, [I64(steps * columns)])
     bd.cbranch(bd.icmp_signed("<", q_next, I64(block // steps)), walk, end)

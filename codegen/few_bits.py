@@ -1,8 +1,9 @@
 """Products of float32 rows with weights of 2, 4 or 8 bits in blocks, read as they are: dot products of codes with the digits of the rows.
 
-A row's numbers are whole multiples of a step for each block, 2^23 steps to its largest, and each multiple is written with three signed digits of 8 bits. So
+A row's numbers are whole multiples of a step for each block, 2^23 steps to its largest, and each multiple is written with signed digits: three of 8 bits where the
+processor multiplies bytes (VNNI), two of 12 bits where it multiplies pairs of 16-bit numbers. So, for digits to the base B,
 
-    sum a * (code - zero) * scale  =  step * scale * (65536 D2 + 256 D1 + D0) + scale * (middle - zero) * sum a,      Dn = sum digit_n * (code - middle)
+    sum a * (code - zero) * scale  =  step * scale * (... + B D1 + D0) + scale * (middle - zero) * sum a,      Dn = sum digit_n * (code - middle)
 
 with exact sums D. The rounding of the rows, half a step an element, is no larger than that of float32 sums. Many rows at once are multiplied in float32 instead, by
 panels of weights that are unpacked where the cache holds them.
@@ -15,24 +16,66 @@ from dataclasses import dataclass, replace
 from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir import integer
+from ..ir.dtypes import DType
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
 from .blocking import Blocking
 from .contraction import ONE, Layouts, Product, decline_in_place, extent_product, is_constant, merge_axes, ordered, regroup, to_product
-from .dot_forms import VPDPBUSD, dot_form
+from .dot_forms import PMADDWD, VPDPBUSD, DotForm, dot_form
 from .gemm import ProductText
 from .scalar import Scope
-from .tile_shapes import TileShape
+from .tile_shapes import TileShape, tile_shapes
 
-DIGITS = 3
-LARGEST = 127 * 65536  # the largest multiple of a step
-TILE = TileShape(6, 4, 16)
+TILE_ROWS = 6
 FEW = 6  # rows; up to here each is multiplied by the codes themselves
 HEIGHT = 126  # rows of a unit
 CHUNK = 256  # steps between two visits of a block of many rows
 COLUMNS = 32  # fewer are not worth a panel
+
+
+@dataclass(frozen=True)
+class Digits:
+    """How rows are written: `count` signed digits of `bits` bits for each number, multiplied as `form` says.
+
+    Args:
+        stored: integers that hold a digit, as many to a word of 32 bits as the form adds up.
+    """
+
+    form: DotForm
+    count: int
+    bits: int
+    stored: DType
+
+    @property
+    def base(self) -> int:
+        return 1 << self.bits
+
+    @property
+    def largest(self) -> int:
+        """The largest multiple of a step: its digits never pass those of `base`'s half."""
+        return (self.base // 2 - 1) * self.base ** (self.count - 1)
+
+    def fits(self, bits: int, block: int) -> bool:
+        """Whether the sums over a block, and those less the middle, surely fit 32 bits."""
+        return self.base // 2 * (1 << bits) * block < 1 << 31
+
+
+BYTES = Digits(VPDPBUSD, 3, 8, dt.int8)
+PAIRS = Digits(PMADDWD, 2, 12, dt.int16)
+
+
+def digits_for(target: Target) -> Digits | None:
+    """The digits that the target multiplies fastest; None where it has no such products beside fused multiply-adds of float32."""
+    if target.isa not in ("avx512", "avx2"):
+        return None
+    return next(d for d in (BYTES, PAIRS) if d.form is dot_form(target))
+
+
+def tile_for(target: Target) -> TileShape:
+    """Panels as wide as the float32 tile of many rows."""
+    return next(s for s in tile_shapes(target, dt.float32) if s.rows == TILE_ROWS)
 
 
 @dataclass(frozen=True)
@@ -62,14 +105,15 @@ class Weights:
 
 
 def schedule(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> list[MapNest | KernelCall] | None:
-    """Maps that pack the weights and write the rows' digits, and the product; None where the nest is something else, or the target has no dot products of bytes."""
-    if dot_form(target) is not VPDPBUSD or target.isa != "avx512" or nest.dtype is not dt.float32 or len(nest.reduced) != 1 or len(nest.columns) != 1:
+    """Maps that pack the weights and write the rows' digits, and the product; None where the nest is something else, or the target has no packed products of integers."""
+    digits = digits_for(target)
+    if digits is None or nest.dtype is not dt.float32 or len(nest.reduced) != 1 or len(nest.columns) != 1:
         return None
     if nest.a.op != "load" or nest.a.dtype is not dt.float32 or ex.load_fill(nest.a) is not None or not is_constant(nest.b, constants):
         return None
     columns, depth = integer.as_int(nest.columns[0].extent), integer.as_int(nest.reduced[0].extent)
     weights = weights_of(nest.b, nest.reduced[0])
-    if weights is None or depth is None or columns is None or columns < COLUMNS:
+    if weights is None or depth is None or columns is None or columns < COLUMNS or not digits.fits(weights.bits, weights.block):
         return None
     column, k = nest.columns[0], nest.reduced[0]
     rows = ordered(merge_axes(regroup(replace(nest, b=ONE)), layouts), layouts)
@@ -78,10 +122,11 @@ def schedule(nest: ContractionNest, layouts: Layouts, constants: Collection[Tens
     p = to_product(rows, layouts, False)
     if p.inner is not k or integer.coefficient(p.a_offset, k)[0] is not ONE:
         return None
-    packed = pack(p, weights, column, k)
-    digits = digits_of(p, rows.a, weights, k)
-    text = FewBitsText(p, weights, packed.tensors, digits.tensors, blocking(p, weights, target), layouts)
-    return [*packed.maps, *digits.maps, text.call()]
+    blocking = blocking_of(p, weights, target)
+    packed = pack(p, weights, digits, blocking.tile.columns, column, k)
+    written = digits_of(p, rows.a, weights, digits, k)
+    text = FewBitsText(p, weights, digits, packed.tensors, written.tensors, blocking, layouts)
+    return [*packed.maps, *written.maps, text.call()]
 
 
 # -------------------------------------------------------------------------------------------------------------- recognition
@@ -151,21 +196,21 @@ class Made:
     tensors: tuple[Tensor, ...]
 
 
-def pack(p: Product, w: Weights, column: Expr, k: Expr) -> Made:
-    """Codes as words [panel, block, group, column]: byte i of a word holds, lowest bits first, the codes of steps i, i + 4, ... of its group; then scales, and
-    zero points, as bytes or as scales times (middle - zero), as [panel, block, column]."""
-    width, per = TILE.columns, 8 // w.bits
+def pack(p: Product, w: Weights, d: Digits, width: int, column: Expr, k: Expr) -> Made:
+    """Codes as words [panel, block, group, column]: part i of the `fold` equal parts of a word holds, lowest bits first, the codes of steps i, i + fold, ... of its
+    group; then scales, and zero points, as bytes or as scales times (middle - zero), as [panel, block, column]."""
+    fold, steps = d.form.fold, 32 // w.bits
     columns, blocks = column.extent, w.at.extent
     panels = ex.ceildiv(columns, width)
-    panel, block, group, lane = ex.axis(panels, "p"), ex.axis(blocks, "b"), ex.axis(w.block // (4 * per), "q"), ex.axis(width, "l")
+    panel, block, group, lane = ex.axis(panels, "p"), ex.axis(blocks, "b"), ex.axis(w.block // steps, "q"), ex.axis(width, "l")
     shifted = columns.is_const and columns.value >= width
     at = ex.minimum(panel * width, columns - width) + lane if shifted else ex.minimum(panel * width + lane, columns - 1)
     word = ex.const(0, dt.uint32)
-    for f in range(per):
-        for byte in range(4):
-            step = ex.minimum(block * w.block + group * (4 * per) + (4 * f + byte), k.extent - 1)
+    for f in range(steps // fold):
+        for part in range(fold):
+            step = ex.minimum(block * w.block + group * steps + (fold * f + part), k.extent - 1)
             code = ex.cast(ex.substitute_one(w.code, {column: at, k: step}), dt.uint32)
-            word = ex.binary("bitor", word, ex.binary("shl", code, ex.const(8 * byte + w.bits * f, dt.uint32)))
+            word = ex.binary("bitor", word, ex.binary("shl", code, ex.const(32 // fold * part + w.bits * f, dt.uint32)))
     name = p.stores[0].tensor.name
     words = Tensor(f"{name}.codes", dt.uint32, (panels, blocks, group.extent, ex.const(width)))
     maps = [MapNest((panel, block, group, lane), (Store(words, (panel, block, group, lane), word),), p.origin)]
@@ -182,7 +227,7 @@ def pack(p: Product, w: Weights, column: Expr, k: Expr) -> Made:
     return Made(tuple(maps), tuple(tensors))
 
 
-def digits_of(p: Product, a: Expr, w: Weights, k: Expr) -> Made:
+def digits_of(p: Product, a: Expr, w: Weights, d: Digits, k: Expr) -> Made:
     """The rows' digits [row, digit, step], zero past the last step; what their sums start from [row, block, digit]; steps [row, block]; the sums of rows [row, block]
     where zero points need them."""
     rows = tuple(ex.axis(x.extent, "r") for x in p.rows)
@@ -201,38 +246,41 @@ def digits_of(p: Product, a: Expr, w: Weights, k: Expr) -> Made:
     steps = Tensor(f"{name}.steps", dt.float32, (count, blocks))
     inverse = Tensor(f"{name}.inverse", dt.float32, (count, blocks))
     none = ex.equal(largest, 0.0)
-    maps = [MapNest((*rows, block), (Store(steps, (row, block), largest * (1.0 / LARGEST)),
-                                     Store(inverse, (row, block), ex.where(none, 0.0, ex.const(float(LARGEST), dt.float32) / largest))), p.origin)]
+    maps = [MapNest((*rows, block), (Store(steps, (row, block), largest * (1.0 / d.largest)),
+                                     Store(inverse, (row, block), ex.where(none, 0.0, ex.const(float(d.largest), dt.float32) / largest))), p.origin)]
     at = ex.axis(padded, "k")
     left = ex.cast(ex.unary("round", element(at) * inverse[row, at // w.block]), dt.int32)
-    digits = Tensor(f"{name}.digits", dt.int8, (count, ex.const(DIGITS), padded))
-    stores = []
-    for n in range(DIGITS):
-        digit = left if n == DIGITS - 1 else ex.binary("bitand", left + ex.const(128, dt.int32), ex.const(255, dt.int32)) - ex.const(128, dt.int32)
-        stores.append(Store(digits, (row, ex.const(n), at), ex.cast(digit, dt.int8)))
-        left = ex.binary("shr", left - digit, ex.const(8, dt.int32))
+    digits = Tensor(f"{name}.digits", d.stored, (count, ex.const(d.count), padded))
+    stores, half = [], ex.const(d.base // 2, dt.int32)
+    for n in range(d.count):
+        digit = left if n == d.count - 1 else ex.binary("bitand", left + half, ex.const(d.base - 1, dt.int32)) - half
+        stores.append(Store(digits, (row, ex.const(n), at), ex.cast(digit, d.stored)))
+        left = ex.binary("shr", left - digit, ex.const(d.bits, dt.int32))
     maps.append(MapNest((*rows, at), tuple(stores), p.origin))
-    sums = [ex.reduce("sum", (part,), ex.cast(digits[row, ex.const(n), block * w.block + part], dt.int32)) for n in range(DIGITS)]
-    starts = Tensor(f"{name}.starts", dt.int32, (count, blocks, ex.const(DIGITS)))
+    sums = [ex.reduce("sum", (part,), ex.cast(digits[row, ex.const(n), block * w.block + part], dt.int32)) for n in range(d.count)]
+    starts = Tensor(f"{name}.starts", dt.int32, (count, blocks, ex.const(d.count)))
     stores = [Store(starts, (row, block, ex.const(n)), s * ex.const(-w.middle, dt.int32)) for n, s in enumerate(sums)]
     tensors = [digits, starts, steps]
     if w.zero is not None:
         totals = Tensor(f"{name}.sums", dt.float32, (count, blocks))
-        whole = ex.cast(sums[2], dt.float32) * 65536.0 + (ex.cast(sums[1], dt.float32) * 256.0 + ex.cast(sums[0], dt.float32))
+        whole = ex.cast(sums[0], dt.float32)
+        for n in range(1, d.count):
+            whole = ex.cast(sums[n], dt.float32) * float(d.base**n) + whole
         stores.append(Store(totals, (row, block), whole * steps[row, block]))
         tensors.append(totals)
     maps.append(MapNest((*rows, block), tuple(stores), p.origin))
     return Made(tuple(maps), tuple(tensors))
 
 
-def blocking(p: Product, w: Weights, target: Target) -> Blocking:
+def blocking_of(p: Product, w: Weights, target: Target) -> Blocking:
     """Units of some panels, enough for every core."""
     rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
     assert columns is not None
-    height = HEIGHT if rows is None else -(-min(rows, HEIGHT) // TILE.rows) * TILE.rows
-    panels = -(-columns // TILE.columns)
+    tile = tile_for(target)
+    height = HEIGHT if rows is None else -(-min(rows, HEIGHT) // tile.rows) * tile.rows
+    panels = -(-columns // tile.columns)
     wanted = 2 * target.cores if target.cores > 1 else 1
-    return Blocking(TILE, columns >= TILE.columns, height, -(-panels // min(panels, wanted)), max(w.block, CHUNK // w.block * w.block))
+    return Blocking(tile, columns >= tile.columns, height, -(-panels // min(panels, wanted)), max(w.block, CHUNK // w.block * w.block))
 
 
 # ------------------------------------------------------------------------------------------------------------------ emission
@@ -241,13 +289,14 @@ class FewBitsText(ProductText):
 
     Args:
         weights: what `b` is.
+        form: how the rows are written.
         packed: codes, scales, and offsets where zero points differ.
         digits: digits, starts, steps, and sums.
     """
 
-    def __init__(self, p: Product, weights: Weights, packed: tuple[Tensor, ...], digits: tuple[Tensor, ...], blocking: Blocking, layouts: Layouts) -> None:
+    def __init__(self, p: Product, weights: Weights, form: Digits, packed: tuple[Tensor, ...], digits: tuple[Tensor, ...], blocking: Blocking, layouts: Layouts) -> None:
         super().__init__(p, packed[0], blocking, layouts)
-        self.weights = weights
+        self.weights, self.form = weights, form
         self.scales, *self.zeros = [self.writer.buffer(t) for t in packed[1:]]
         self.digits, self.starts, self.sizes, *self.sums = [self.writer.buffer(t) for t in digits]
 
@@ -262,18 +311,18 @@ class FewBitsText(ProductText):
         return rows is None or rows > FEW
 
     def declare(self) -> None:
-        w = self.weights
+        w, d, tile = self.weights, self.form, self.blocking.tile
         super().declare()
-        self.writer.function("row_of_codes", "row_of_codes", TILE.vectors, TILE.lanes, w.bits, w.block, DIGITS, w.middle, w.zeros)
-        self.writer.function("unpack_codes", "unpack_codes", TILE.vectors, TILE.lanes, w.bits, w.block, w.middle, w.zeros)
+        self.writer.function("row_of_codes", "row_of_codes", tile.vectors, tile.lanes, w.bits, w.block, d.form.name, d.count, d.bits, w.middle, w.zeros)
+        self.writer.function("unpack_codes", "unpack_codes", tile.vectors, tile.lanes, w.bits, w.block, d.form.fold, w.middle, w.zeros)
 
     def prologue(self) -> None:
         super().prologue()
         if self.many:
-            self.view("unpacked", self.blocking.chunk * TILE.columns, self.number)
+            self.view("unpacked", self.blocking.chunk * self.blocking.tile.columns, self.number)
 
     def panel(self, panel: Scope) -> None:
-        w, width = self.weights, TILE.columns
+        w, width = self.weights, self.blocking.tile.columns
         blocks = self.parameter(w.at.extent, "blocks of steps")
         if self.blocking.shifted:
             panel.lines.append(f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})")
@@ -294,24 +343,25 @@ class FewBitsText(ProductText):
 
     def few_rows(self, few: Scope, blocks: str) -> None:
         depth = self.parameter(self.weights.at.extent * self.weights.block, "steps in whole blocks")
+        count = self.form.count
         row = Scope(few)
         sums = f"advanced({self.sums[0]}, (first_row + i) * {blocks})" if self.sums else "scales"
-        row.lines.append(f"row_of_codes(advanced({self.digits}, (first_row + i) * {DIGITS} * {depth}), advanced({self.starts}, (first_row + i) * {blocks} * {DIGITS}), "
+        row.lines.append(f"row_of_codes(advanced({self.digits}, (first_row + i) * {count} * {depth}), advanced({self.starts}, (first_row + i) * {blocks} * {count}), "
                          f"advanced({self.sizes}, (first_row + i) * {blocks}), {sums}, codes, scales, zeros, {blocks}, acc)")
         row.lines.append("at = 0")
         self.store_row(row)
         row.close("for i in range(count):")
 
     def many_rows(self, many: Scope, words: int) -> None:
-        w, width = self.weights, TILE.columns
+        w, width = self.weights, self.blocking.tile.columns
         total, chunk = self.parameter(self.steps, "steps"), self.parameter(self.blocking.chunk, "chunk")
         walk = Scope(many)
         walk.lines += [f"length = min({chunk}, {total} - k)", f"g = k // {w.block}",
                        f"unpack_codes(advanced(codes, g * {words}), advanced(scales, g * {width}), advanced(zeros, g * {width}), "
                        f"(length + {w.block - 1}) // {w.block}, unpacked)"]
         block = Scope(walk)
-        acc_at = f"block * {TILE.rows * width}"
-        block.lines.append(f"register_tile(advanced(row_at, block * {TILE.rows}), 1, k * {self.size_bytes}, {self.size_bytes}, length, unpacked, {width}, "
+        acc_at = f"block * {self.blocking.tile.rows * width}"
+        block.lines.append(f"register_tile(advanced(row_at, block * {self.blocking.tile.rows}), 1, k * {self.size_bytes}, {self.size_bytes}, length, unpacked, {width}, "
                            f"advanced(acc, {acc_at}), {width}, k == 0, base, 0)")
         last = Scope(block, conditional=True)
         self.stores(last, acc_at)

@@ -7,16 +7,20 @@ import pytest
 import sardonyx
 from onnx import TensorProto, helper, numpy_helper
 from sardonyx.codegen import few_bits
-from sardonyx.codegen.dot_forms import VPDPBUSD, dot_form
+from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.compiler.importer import import_model
 from sardonyx.compiler.pipeline import Options, lower_and_fuse, optimise
 from sardonyx.ir import target as targets
 from sardonyx.ir.kernel import KernelCall
-from sardonyx.ir.loops import ContractionNest
-from sardonyx.runtime.host import host_target
+from sardonyx.ir.loops import ContractionNest, MapNest
 
 RNG = np.random.default_rng(3)
-VNNI = targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,-prefer-256-bit", "avx512", 64, 32)
+TARGETS = {
+    "avx512vnni": targets.Target("x86_64-unknown-linux-gnu", "x86-64-v4", "+avx512vnni,-prefer-256-bit", "avx512", 64, 32),
+    "avxvnni": targets.Target("x86_64-unknown-linux-gnu", "x86-64-v3", "+avxvnni", "avx2", 32, 16),
+    "avx512": targets.parse("x86-64-v4"),
+    "avx2": targets.parse("x86-64-v3"),
+}
 
 
 def fields(packed: np.ndarray, bits: int) -> np.ndarray:
@@ -65,12 +69,51 @@ def test_results(m: int, k: int, n: int, block: int, bits: int, zeros: str) -> N
     close(sardonyx.InferenceSession(proto).run(None, {"a": a})[0], a, weights, bounds)
 
 
+def scheduled(proto: bytes, target: targets.Target) -> list[MapNest | KernelCall] | None:
+    """What the target's schedule of weights of few bits makes of a model of one product."""
+    graph = import_model(proto)
+    optimise(graph, Options())
+    lowered = lower_and_fuse(graph, Options())
+    nest = next(n for n in lowered.program.nests if isinstance(n, ContractionNest))
+    return few_bits.schedule(nest, lowered.layouts, set(lowered.program.constants), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("zeros,size", [("codes", 1), ("floats", 4)])
-@pytest.mark.skipif(dot_form(host_target()) is not VPDPBUSD or host_target().isa != "avx512", reason="this processor unpacks the weights")
-def test_zero_points_that_are_codes_stay_bytes(zeros: str, size: int) -> None:
-    """What a run of one row reads: codes, scales, and zero points, for 128 columns of 8 blocks."""
-    session = sardonyx.InferenceSession(made(256, 128, 32, 4, zeros, 1)[0])
-    assert sorted(a.nbytes for a in session._model.constants) == sorted((128 * 8 * 16, 128 * 8 * 4, 128 * 8 * size))
+def test_what_is_read_stays_packed(zeros: str, size: int, target: str) -> None:
+    """What a run of one row reads: codes, scales, and zero points (as bytes where they are codes), for 128 columns of 8 blocks."""
+    parts = scheduled(made(256, 128, 32, 4, zeros, 1)[0], TARGETS[target])
+    assert parts is not None
+    call, = (p for p in parts if isinstance(p, KernelCall))
+    read = {t.name.rpartition(".")[2]: int(t.numel().value) * t.dtype.itemsize_bytes for t in call.buffers}
+    assert (read["codes"], read["scales"], read["zeros"]) == (128 * 8 * 16, 128 * 8 * 4, 128 * 8 * size)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v2", "aarch64", "riscv64"])
+def test_targets_without_such_products(target: str) -> None:
+    assert scheduled(made(256, 128, 32, 4, "", 1)[0], targets.parse(target)) is None
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_kernels_compile(bits: int, target: str) -> None:
+    """Objects for every processor that takes weights as they are, whatever this machine is."""
+    parts = scheduled(made(256, 128, 32, bits, "codes", "rows")[0], TARGETS[target])
+    assert parts is not None
+    for part in parts:
+        if isinstance(part, KernelCall):
+            assert compile_kernel(part.kernel, TARGETS[target])
+
+
+@pytest.mark.parametrize("digits", [few_bits.BYTES, few_bits.PAIRS])
+def test_digits_hold_the_largest_multiple(digits: few_bits.Digits) -> None:
+    """No digit leaves its type, so no rounding of a row's largest number carries out of the last one; 2^23 steps or nearly so."""
+    left, half = digits.largest, digits.base // 2
+    for _ in range(digits.count - 1):
+        digit = ((left + half) & (digits.base - 1)) - half
+        left = (left - digit) >> digits.bits
+    assert 0 <= left < half and digits.bits <= digits.stored.bits and digits.largest >= 0.99 * 2**23
+    assert digits.fits(8, 128) and not digits.fits(8, 1 << 20)
 
 
 def test_rows_that_only_the_run_knows() -> None:
@@ -89,18 +132,6 @@ def test_zeros_and_numbers_that_are_none() -> None:
     y = sardonyx.InferenceSession(proto).run(None, {"a": a})[0]
     assert not y[0].any() and np.isnan(y[1]).all() and not np.isfinite(y[2]).any()
     close(y[3:], a[3:], weights, bounds)
-
-
-def test_weights_stay_packed() -> None:
-    proto, _, _ = made(256, 128, 32, 4, "", 1)
-    graph = import_model(proto)
-    optimise(graph, Options())
-    lowered = lower_and_fuse(graph, Options())
-    nest = next(n for n in lowered.program.nests if isinstance(n, ContractionNest))
-    parts = few_bits.schedule(nest, lowered.layouts, set(lowered.program.constants), VNNI)
-    assert parts is not None and few_bits.schedule(nest, lowered.layouts, set(lowered.program.constants), targets.parse("x86-64-v3")) is None
-    read = [t for p in parts if isinstance(p, KernelCall) for t in p.buffers if t.name.endswith(".codes")]
-    assert len(read) == 1 and int(read[0].numel().value) * 4 == 256 * 128 // 2
 
 
 @pytest.mark.parametrize("dtype,zeros", [("int4", False), ("int4", True), ("uint4", False), ("uint4", True), ("int8", True), ("uint8", False)])
