@@ -76,6 +76,8 @@ _LN2: Table = {32: (0.693359375, -2.12194440e-4), 64: (6.93147180369123816490e-0
 # Arguments at and beyond which the result is 0 and infinity.
 _EXP_RANGE: Table = {32: (-104.0, 89.0), 64: (-746.0, 710.0)}
 _EXP2_RANGE: Table = {32: (-151.0, 128.5), 64: (-1076.0, 1024.5)}
+# From here sigmoid rounds to 1, in both formats.
+_SIGMOID_ONE = 40.0
 
 
 # ---------------------------------------------------------------------------------------------------------------- exponentials
@@ -164,9 +166,15 @@ def tanh(code: Code, x: Value) -> Value:
 
 
 def sigmoid(code: Code, x: Value) -> Value:
-    """1 / (1 + e^-x), relative to itself also for very negative x."""
-    z = exp(code, -abs(x))
-    return code.select(x < 0, z, z.same(1.0)) / (z + 1)
+    """1 / (1 + e^-x), relative to itself also for very negative x.
+
+    Both sides of the quotient are scaled by about the root of the least normal number, so that e^-x needs one factor 2^n wherever it matters: it cannot
+    overflow where the result is denormal, and x is cut where the result rounds to 1.
+    """
+    bits, down = x.format.bits, x.format.bias // 2
+    y, word = _exp_reduced(code, -_clamp(code, x, _EXP_RANGE[bits][0], _SIGMOID_ONE))
+    one = y.same(2.0 ** -down)
+    return one / code.fma(y, _power_of_two(y, word - down), one)
 
 
 def erf(code: Code, x: Value) -> Value:
