@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..ir.errors import InputError
 from ..ir.plan import HostStep
-from .arrays import aligned, copier
+from .arrays import copier
 from .frames import Frame, Tables
 from .tables import address, numpy_type
 
@@ -61,7 +61,7 @@ class HostCall:
                 values[at] = value
                 arrays.append(value)
                 continue
-            array = aligned(np.asarray(value, dtype))
+            array = np.asarray(value, dtype, order="C")
             arrays.append(array)
             frame.kept.append(array)
             for k in pointers:
