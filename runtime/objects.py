@@ -1,6 +1,7 @@
 """Loading relocatable objects into this process with llvmlite alone."""
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import sys
@@ -26,10 +27,19 @@ def _prepare() -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         for name in ("m", "c"):
-            found = ctypes.util.find_library(name)
-            if found is not None:
-                llvm.load_library_permanently(found)
+            _load_library(name)
         _ready = True
+
+
+def _load_library(name: str) -> None:
+    """Make a system library's symbols visible, where the system has it as a library of its own."""
+    if sys.platform == "linux":
+        with contextlib.suppress(RuntimeError):  # another libc than glibc; asking `find_library` first would start a process
+            llvm.load_library_permanently(f"lib{name}.so.6")
+            return
+    found = ctypes.util.find_library(name)
+    if found is not None:
+        llvm.load_library_permanently(found)
 
 
 # Machine numbers of ELF, Mach-O and COFF objects by LLVM's architecture names.

@@ -5,8 +5,7 @@ import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,9 @@ from .parts import Parts
 from .providers import CPU, check_providers
 from .threads import default_threads
 from .values import IOBinding, OrtValue
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 MOST_VARIANTS = 16  # that a session keeps; one that comes again later is found in the disk cache
 
@@ -256,6 +258,8 @@ class InferenceSession:
         """Run in another thread, then call `callback(results, user_data, error text)`."""
         with self._lock:
             if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor
+
                 self._pool = ThreadPoolExecutor(4, "sardonyx")
 
         def work() -> None:
