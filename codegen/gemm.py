@@ -361,7 +361,7 @@ class ProductText(ContractionText):
         else:
             tail = f"{taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}"
             todo = f"length * {steps}" if p.taps else "length"
-            fetch, no_fetch = f", ahead + block * share * {todo}, share", ", ahead, 0"
+            fetch, no_fetch = f", ahead + min(block * share, rest) * {todo}, share", ", ahead, 0"
             if p.form is not None:
                 rest = self.emitter.value(self.steps % p.fold, self.root) if p.tail else "0"
                 rest = rest if p.taps or not p.tail else f"({rest} if k + length == {total} else 0)"
@@ -379,7 +379,7 @@ class ProductText(ContractionText):
         n_chunk = self.parameter(ex.as_expr(self.blocking.chunk) if self.blocking.chunk is not None else self.taps if p.taps else p.groups, "chunk")
         chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
         if not p.channelwise and p.form is None:
-            chunk.lines += self.ahead(b_step)
+            chunk.lines += self.ahead(b_step, total)
         chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
         chunk.close(f"for k in range(0, {total}, max({n_chunk}, 1)):")  # a size may turn out to be zero
         if integer.as_int(self.steps) is None or integer.as_int(self.taps) is None:
@@ -394,12 +394,18 @@ class ProductText(ContractionText):
         block.close("for block in range(blocks):")
         nothing.close(f"if {total} == 0:" if not self.p.taps else f"if {total} * {self.parameter(self.steps, 'steps')} == 0:")
 
-    def ahead(self, b_step: str) -> list[str]:
-        """Where the part of `b` that comes next starts, and how many bytes of it each step of a block fetches, so that all blocks together fetch it whole."""
+    def ahead(self, b_step: str, total: str) -> list[str]:
+        """Where the part of `b` that comes next starts, and how many bytes of it each step of a block fetches, so that all blocks together fetch it whole.
+
+        Nothing comes behind the last panel, and no block fetches from behind the part: addresses of no memory are looked up in vain each time.
+        """
         if self.direct:
-            return ["ahead = base", "share = 0"]
+            return ["ahead = base", "share = 0", "rest = 0"]
+        panels = self.parameter(ex.ceildiv(self.columns, self.blocking.tile.columns), "panels")
         next_at = f"(k + length) * {self.parameter(self.steps, 'steps')}" if self.p.taps else "(k + length)"
-        return [f"ahead = address(columns) + {next_at} * {b_step} * {self.size_bytes}", f"share = ({b_step} * {self.size_bytes} + blocks - 1) // blocks"]
+        size = f"{b_step} * {self.size_bytes}"
+        return [f"more = (k + length < {total}) | (panel + 1 < {panels})", f"ahead = address(columns) + ({next_at} * {size} if more else 0)",
+                f"share = ({size} + blocks - 1) // blocks if more else 0", f"rest = {size} - share"]
 
     def stores(self, block: Scope, acc_at: str) -> None:
         """What becomes of a block's accumulators."""

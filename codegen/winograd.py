@@ -268,10 +268,12 @@ class WindowsText(ContractionText):
         row = f"point * {height} + block * {tile.rows}"
         panel.lines += [f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})", f"for point in range({POINTS}):",
                         f"    columns = advanced({self.b}, (panel * {POINTS} + point) * {length} * {width})",
-                        f"    share = ({width * self.size_bytes} + blocks - 1) // blocks", f"    ahead = address(columns) + {length} * {width * self.size_bytes}",
+                        f"    more = (point < {POINTS - 1}) | (panel + 1 < {self.parameter(ex.ceildiv(self.columns, width), 'panels')})",
+                        f"    share = ({width * self.size_bytes} + blocks - 1) // blocks if more else 0", f"    rest = {width * self.size_bytes} - share",
+                        f"    ahead = address(columns) + ({length} * {width * self.size_bytes} if more else 0)",
                         "    for block in range(blocks):",
                         f"        register_tile(advanced(row_at, {row}), 1, 0, 0, {length}, columns, {width}, advanced(sums, ({row}) * {width}), {width}, True, "
-                        f"ahead + block * share * {length}, share)"]
+                        f"ahead + min(block * share, rest) * {length}, share)"]
         square = Scope(panel)
         self.place(square)
         square.lines.append(f"output_transform(advanced(sums, t * {width}), {height} * {width}, acc, {width}, {width})")

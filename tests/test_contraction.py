@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from contraction_oracle import Scheduled, run
+from contraction_oracle import size as size_of
 from sardonyx.codegen.blocking import WASTE_SHARE, balanced, even_strip
 from sardonyx.codegen.contraction import describe
 from sardonyx.codegen.numba_backend import compile_kernel
@@ -364,3 +365,53 @@ def test_sums_of_nothing_are_zero_where_only_the_run_knows_their_length(batch: i
     for length in (0, 1, 5):
         x, y = values(dt.float32, 6, length), values(dt.float32, batch, length, 35)
         close(run(nest, {a: x, b: y}, sizes={"K": length})[0], x @ y + 1)
+
+
+class Place:
+    """An address counted from the start of its buffer, in elements; its elements are zeros that nothing changes."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+
+    def __getitem__(self, index: int) -> int:
+        return 0
+
+    def __setitem__(self, index: int, value: object) -> None:
+        pass
+
+
+def fetched(call: KernelCall) -> tuple[int, int]:
+    """The first byte that the register tiles of a kernel fetch ahead of their sums, counted from the start of the weights, and the end of the last one."""
+    found: list[int] = []
+
+    def register_tile(table: object, taps: int, start: object, step: object, length: int, b: object, b_step: int, c: object, c_step: int, first: bool,
+                      ahead: int, ahead_step: int) -> None:
+        found.extend((ahead, ahead + (taps * length - 1) * ahead_step + 1))
+
+    names: dict[str, object] = {name: lambda *_: Place() for name, _, _ in call.kernel.constants}
+    names |= {"advanced": lambda place, n: Place(place.at + n), "address": lambda place: place.at * 4, "register_tile": register_tile, "float32": float}
+    exec(call.kernel.text, names)
+    names["kernel"](*(Place() for _ in call.buffers), *(size_of(p, {}) for p in call.parameters), 0, size_of(call.units, {}), Place())
+    return min(found), max(found)
+
+
+@pytest.mark.parametrize("n", [3, 40, 64, 200])
+@pytest.mark.parametrize("m", [12, 70, 700])
+def test_products_fetch_ahead_within_their_weights(m: int, n: int) -> None:
+    """Looking up pages of no memory is many times as slow as the sums."""
+    nest, a, b = product(m, n, 37)
+    scheduled = Scheduled(nest, {a: values(dt.float32, m, 37), b: values(dt.float32, 37, n)}, constants={b})
+    first, end = fetched(scheduled.ready[-1][0])
+    assert first >= 0 and end <= scheduled.memory[scheduled.ready[-1][0].buffers[1]].nbytes
+
+
+@pytest.mark.parametrize("columns", [3, 16, 64, 70])
+def test_convolutions_fetch_ahead_within_their_weights(columns: int) -> None:
+    """As above, with taps, and by Winograd's method where the columns suffice."""
+    nest, (tx, tw, tb, ty), _ = convolution((1, 64, 20, 20), (columns, 64, 3, 3), (1, 1), (1, 1), (1,) * 4)
+    arrays = {tx: values(dt.float32, 1, 64, 20, 20), tw: values(dt.float32, columns, 64, 3, 3), tb: values(dt.float32, columns)}
+    scheduled = Scheduled(nest, arrays, {t: CHANNELS_LAST[4] for t in (tx, ty)}, {tw, tb})
+    call = scheduled.ready[-1][0]
+    weights, = (t for t in call.buffers if t.name.endswith((".panels", ".points")))
+    first, end = fetched(call)
+    assert first >= 0 and end <= scheduled.memory[weights].nbytes
