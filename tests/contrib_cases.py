@@ -192,7 +192,6 @@ def by_onnxruntime(family: Family, case: Case, dynamic: bool) -> list[object]:
 
     ort.set_default_logger_severity(4)
     options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")  # sums of 8-bit products that do not saturate, on processors without VNNI
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     arrays = {k: np.asarray(a) for k, a in enumerate(case.inputs) if a is not None}

@@ -243,7 +243,6 @@ def with_onnxruntime(graph: Graph, model: bytes, feeds: Sequence[Arrays], expect
 
     onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")  # sums of 8-bit products that do not saturate, on processors without VNNI
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     if any("bfloat16" in str(v.type.dtype.name) for v in (*graph.inputs, *graph.outputs)):

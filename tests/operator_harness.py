@@ -149,7 +149,6 @@ def oracle(op: Op, s: Sample, opset: int | None = None) -> Sequence[object] | No
         ort.set_default_logger_severity(4)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # what it quantises by range it takes in as many parts as it has threads
-        options.add_session_config_entry("session.x64quantprecision", "1")  # sums of 8-bit products that do not saturate, on processors without VNNI
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feeds)
     except ImportError:
         pass

@@ -189,7 +189,7 @@ class QAttention(Op):
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(0)
-        x, w = rng.integers(0, 255, (2, 4, 6)).astype(np.uint8), rng.integers(-127, 127, (6, 24)).astype(np.int8)
+        x, w = rng.integers(0, 255, (2, 4, 6)).astype(np.uint8), rng.integers(-64, 64, (6, 24)).astype(np.int8)  # ONNX Runtime adds pairs in 16 bits on AVX2
         yield Sample((x, w, real_sample((24,)), np.float32(0.01), np.float32(0.01), None, np.uint8(128), np.int8(0)), {"num_heads": 2})
 
 

@@ -58,7 +58,7 @@ class QLinearConv(Op):
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(1)
-        x, w = rng.integers(0, 255, (1, 6, 5, 4)).astype(np.uint8), rng.integers(-127, 127, (3, 4, 3, 3)).astype(np.int8)
+        x, w = rng.integers(0, 255, (1, 6, 5, 4)).astype(np.uint8), rng.integers(-64, 64, (3, 4, 3, 3)).astype(np.int8)  # as in QAttention
         scales, bias = np.array([0.01, 0.02, 0.03], np.float32), np.array([5, -7, 100], np.int32)
         rest = (np.float32(0.02), np.uint8(120), w, scales, np.zeros(3, np.int8), np.float32(0.1), np.uint8(128), bias)
         yield Sample((x, *rest), {"pads": (1, 1, 1, 1), "channels_last": 1})

@@ -277,7 +277,7 @@ class MatMulIntegerToFloat(Op):
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(4)
-        a, b = rng.integers(0, 255, (4, 20)).astype(np.uint8), rng.integers(-127, 127, (20, 5)).astype(np.int8)
+        a, b = rng.integers(0, 255, (4, 20)).astype(np.uint8), rng.integers(-64, 64, (20, 5)).astype(np.int8)  # as in QAttention
         yield Sample((a, b, np.float32(0.01), rng.random(5).astype(np.float32), np.uint8(120), np.arange(5, dtype=np.int8), real_sample((5,))))
         yield Sample((a, b, np.float32(0.01), np.float32(0.02)))
 
