@@ -200,7 +200,7 @@ class MatMulInteger(Op):
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(2)
-        a, b = rng.integers(0, 255, (4, 70)).astype(np.uint8), rng.integers(-128, 127, (70, 5)).astype(np.int8)
+        a, b = rng.integers(0, 255, (4, 70)).astype(np.uint8), rng.integers(-64, 64, (70, 5)).astype(np.int8)  # ONNX Runtime adds pairs in 16 bits on AVX2
         yield Sample((a, b))
         yield Sample((a, b, np.uint8(120), np.arange(5, dtype=np.int8)))
 
