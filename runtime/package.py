@@ -150,8 +150,9 @@ def _obstacles(key: str, target: Target) -> Iterator[str]:
 def _rank(key: str) -> tuple[int, int]:
     """Order of targets of one architecture by what their code may use."""
     _, cpu, features = (key.split("|") + ["", ""])[:3]
-    named = _LEVELS.index(cpu) if cpu in _LEVELS else len(_LEVELS) if "+avx512f" in features.split(",") else 0
-    return named, len(features.split(","))
+    has = set(features.split(","))
+    named = _LEVELS.index(cpu) if cpu in _LEVELS else sum(all(f"+{f}" in has for f in needed) for needed in _LEVEL_FEATURES.values()) - 1
+    return named, len(has)
 
 
 def missing_features(key: str, target: Target) -> list[str]:
