@@ -26,7 +26,7 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, NestProgram, Store
 from ..ir.target import Target
-from .blocking import ADDRESS_REGISTERS, FEW, MODERATE, ROWS_OF_UNIT, Blocking, reads_b_in_place
+from .blocking import ADDRESS_REGISTERS, FEW, MODERATE, ROWS_OF_UNIT, Blocking, reads_b_in_place, sizes_text
 from .contraction import (
     Layouts,
     Product,
@@ -148,9 +148,11 @@ def schedule(found: Attention, layouts: Layouts, constants: Collection[Tensor], 
     queries, keys, width = integer.as_int(first.rows[0].extent), integer.as_int(first.columns[0].extent), integer.as_int(second.columns[0].extent)
     if (queries is not None and queries <= FEW) or width is None or width < target.lanes(4) or (keys is not None and keys < target.lanes(4)):
         return None
-    product = f"attention {'x'.join('?' if n is None else str(n) for n in (queries, keys, width))}"
+    product = f"attention {sizes_text((queries, keys, width))}"
     height = unit_height(queries, keys, target)
-    height = (height, -(-height // 2), 2 * height if queries is None else min(2 * height, queries))[min(target.choice("attention", product), 2)]
+    heights = (height, -(-height // 2), 2 * height if queries is None else min(2 * height, queries))
+    wanted = target.choice("attention", product)
+    height = heights[wanted] if wanted < len(heights) else height
     directs = [reads_b_in_place(p, target) for p in (first, second)]
     tiles = [choose_tile(target, None if queries is None else height, n, d) for n, d in zip((keys, width), directs)]
     height = -(-height // tiles[0].rows) * tiles[0].rows

@@ -1,6 +1,7 @@
 """How a product is cut: tile, rows of a unit, panels of a strip, chunks of the reduced dimension. Choices of speed alone."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..ir import integer
@@ -63,9 +64,14 @@ def reads_b_in_place(p: Product, target: Target) -> bool:
 
 def product_key(p: Product) -> str:
     """Sizes and types of a product whatever its tensors are called, `?` for what only the run knows."""
-    sizes = [integer.as_int(extent_product(axes)) for axes in (p.batch, p.rows, p.columns, p.taps, () if p.inner is None else (p.inner,))]
+    sizes = sizes_text([integer.as_int(extent_product(axes)) for axes in (p.batch, p.rows, p.columns, p.taps, () if p.inner is None else (p.inner,))])
     kind = p.dtype.short if p.form is None else f"{p.form.name} {p.form.stored.short}"
-    return f"{'x'.join('?' if n is None else str(n) for n in sizes)} {kind}{f' group {p.group}' if p.group else ''}"
+    return f"{sizes} {kind}{f' group {p.group}' if p.group else ''}"
+
+
+def sizes_text(sizes: Iterable[int | None]) -> str:
+    """`64x?x10`"""
+    return "x".join("?" if n is None else str(n) for n in sizes)
 
 
 def choose_blocking(p: Product, target: Target, direct: bool) -> Blocking:

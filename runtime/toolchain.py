@@ -14,7 +14,7 @@ CODE_ONLY = ("codegen",)  # what turns a kernel's text into an object
 
 
 def version(package: str) -> str:
-    """An installed package's version without importing it: read off the name of its metadata's folder, which takes a tenth of what `importlib.metadata` takes to load."""
+    """An installed package's version without importing it: read off the name of its metadata's folder; `importlib.metadata` loads much of the standard library."""
     spec = find_spec(package)
     if spec is not None and spec.origin is not None:
         found = [p.name for p in Path(spec.origin).parent.parent.glob(f"{package}-*.dist-info")]

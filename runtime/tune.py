@@ -15,6 +15,7 @@ from ..ir.errors import SardonyxError
 from ..ir.target import Target
 from .cache import Cache
 from .host import host_target as probe
+from .package import missing_features
 from .progress import compile_progress
 from .random_inputs import random_feeds, symbolic_dims
 from .toolchain import toolchain_key
@@ -47,6 +48,9 @@ def measured_target(source: object, options: "CompileOptions", target: Target, c
     host = probe()
     if (target.arch, target.system) != (host.arch, host.system):
         raise SardonyxError(f"tuning measures on this machine, which cannot run code for {target.triple}; compile for it without tuning, or tune on such a machine")
+    missing = missing_features(target.key, host)
+    if missing:
+        raise SardonyxError(f"tuning measures on this machine, which lacks {', '.join(missing)} of {target.cpu}; compile for it without tuning, or tune on such a machine")
     plain = replace(options, tune=0, tune_dims=())
     table = Table(cache, target, options.tune)
 

@@ -19,6 +19,7 @@ from sardonyx.runtime.cache import default_cache
 from sardonyx.runtime.cli import cli
 from sardonyx.runtime.model import CompiledModel, CompileOptions, compile_model, host_target, obtain
 from sardonyx.runtime.options import TUNE_KEY
+from sardonyx.runtime.package import used_features
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -163,6 +164,15 @@ def test_values_that_mean_nothing_are_refused(value: str) -> None:
 def test_another_machine_cannot_be_measured(empty_cache: Path) -> None:
     with pytest.raises(SardonyxError, match="cannot run code for aarch64"):
         obtain(dense(), CompileOptions(tune=1), NAMED["aarch64"])
+
+
+def test_a_better_processor_than_this_cannot_be_measured(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code would be run, and die of illegal instructions."""
+    old = NAMED["x86-64-v2"]
+    old = replace(old, features=",".join(f"+{f}" for f in sorted(used_features(old.key))))
+    monkeypatch.setattr(tune, "probe", lambda: old)
+    with pytest.raises(SardonyxError, match="this machine, which lacks .*avx2.* of x86-64-v3"):
+        obtain(dense(), CompileOptions(tune=1), NAMED["x86-64-v3"])
 
 
 def test_command_line(empty_cache: Path, tmp_path: Path) -> None:
