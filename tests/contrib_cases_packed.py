@@ -20,7 +20,18 @@ def bnb4(r: Draw) -> Iterator[Case]:
                    {"K": inner, "N": columns, "block_size": block, "quant_type": k % 2}, constants=[1, 2] if k % 5 else [])
 
 
-@cases(MS, "MatMulFpQ4", ulps=64)
+def fp_q4_product(a: np.ndarray, blob: np.ndarray, shape: np.ndarray, blk_quant_type: int = 1) -> list[object]:
+    """a @ b of MatMulFpQ4: column by column, blocks of 32 codes behind a scale and, for type 1, a zero point."""
+    inner, columns = (int(d) for d in shape)
+    blocks = blob.reshape(columns, inner // 32, -1)
+    scales = np.ascontiguousarray(blocks[:, :, :4]).view(np.float32)
+    zeros = blocks[:, :, 4:5].astype(np.float64) if blk_quant_type == 1 else 8.0
+    pairs = blocks[:, :, -16:]
+    codes = np.concatenate([pairs & 15, pairs >> 4], 2)
+    return [(a.astype(np.float64) @ ((codes - zeros) * scales).reshape(columns, inner).T).astype(np.float32)]
+
+
+@cases(MS, "MatMulFpQ4", ulps=64, elsewhere=fp_q4_product)
 def fp_q4(r: Draw) -> Iterator[Case]:
     for k in range(20):
         inner, columns, kind = 32 * r.size(1, 3), r.size(1, 9), k % 2
