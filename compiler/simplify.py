@@ -94,6 +94,8 @@ def _fold(node: Node) -> bool:
     given = sum(v.constant.nbytes for v in node.inputs if v is not None)
     if any(s is None for s in sizes) or sum(sizes) > max(GROWTH_BYTES, given):
         return False
+    if node.op == "Transpose" and given > GROWTH_BYTES and len(node.inputs[0].uses) > 1:
+        return False  # its other users would keep it in memory a second time; schedules read it as it is
     try:
         results = _rearranged(node) or run_node(node, [None if v is None else v.constant for v in node.inputs])
     except (ModelError, ArithmeticError, ValueError, IndexError, MemoryError):

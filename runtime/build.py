@@ -1,25 +1,21 @@
 """Compiling a model: compiler stages, schedules, constants, plan and objects, put together."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..ir import dtypes as dt
-from ..ir import expr as ex
 from ..ir.errors import UnsupportedError
 from ..ir.expr import Tensor
 from ..ir.graph import Graph, MapType, OptionalType, SequenceType, TensorType, Type
 from ..ir.kernel import KernelCall, KernelSource
-from ..ir.loops import ContractionNest, HostNest, MapNest, Nest, NestProgram, Ref, RoutineNest
+from ..ir.loops import HostNest
 from ..ir.ops.control import ControlFlow
 from ..ir.plan import Plan, Port
 from ..ir.target import Target
-
-if TYPE_CHECKING:
-    from ..compiler.plan import Alias
+from .schedule import schedule
 
 Progress = Callable[[int, int, str], None]
 
@@ -118,84 +114,6 @@ def in_memory_order(array: np.ndarray, tensor: Tensor, layouts: Mapping[Tensor, 
     return np.ascontiguousarray(array if order is None else array.transpose(order))
 
 
-def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target) -> tuple[list[KernelCall | HostNest | Alias], dict[Tensor, np.ndarray]]:
-    """Kernel calls for every nest; nests whose inputs are all known are evaluated instead.
-
-    Returns:
-        Plan items in order, and the constants that they use.
-    """
-    from ..codegen import attention
-    from ..codegen.contraction import schedule_contraction
-    from ..codegen.routines import routine_call
-    from ..codegen.same_nests import MapSchedules
-    from ..compiler import pipeline
-    from ..ir.interpret import run_nest
-
-    constants: dict[Tensor, np.ndarray] = dict(program.constants)
-    aliases = pipeline.find_aliases(program, layouts)
-    items: list[KernelCall | HostNest | Alias] = []
-    maps = MapSchedules(layouts, target)
-
-    def add_map(nest: MapNest) -> None:
-        if all(o not in program.outputs for o in nest.outputs) and pipeline.depends_only_on(nest, constants):
-            env: dict[Ref, object] = {t: constants[t] for t in dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values))}
-            run_nest(nest, env)
-            constants.update((o, np.asarray(env[o])) for o in nest.outputs)
-        else:
-            items.append(maps.call(nest))
-
-    together: dict[Nest, list[MapNest | KernelCall]] = {}  # what nests that are scheduled with others become, at the place of the last of them
-    for found in attention.find(program):
-        parts = attention.schedule(found, layouts, constants.keys(), target)
-        if parts is not None:
-            together.update({found.scores: [], found.softmax: [], found.mix: parts})
-
-    for nest in program.nests:
-        if nest in together:
-            for part in together[nest]:
-                if isinstance(part, MapNest):
-                    add_map(part)
-                else:
-                    items.append(part)
-        elif isinstance(nest, MapNest) and nest in aliases:
-            if aliases[nest].source in constants:
-                a = aliases[nest]
-                constants[a.target] = constants[a.source].reshape([int(d.value) for d in a.target.shape])
-            else:
-                items.append(aliases[nest])
-        elif isinstance(nest, MapNest):
-            add_map(nest)
-        elif isinstance(nest, ContractionNest):
-            for part in schedule_contraction(nest, layouts, constants.keys(), target):
-                if isinstance(part, MapNest):
-                    add_map(part)
-                else:
-                    items.append(part)
-        elif isinstance(nest, RoutineNest):
-            items.append(routine_call(nest, target))
-        else:
-            items.append(nest)
-    return items, used_constants(items, program, constants)
-
-
-def used_constants(items: Sequence[KernelCall | HostNest | Alias], program: NestProgram, constants: dict[Tensor, np.ndarray]) -> dict[Tensor, np.ndarray]:
-    from ..compiler.plan import Alias
-
-    used: dict[object, None] = {}
-    for i in items:
-        if isinstance(i, KernelCall):
-            used.update(dict.fromkeys(i.buffers))
-        elif isinstance(i, HostNest):
-            used.update(dict.fromkeys(i.inputs))
-        elif isinstance(i, Alias):
-            used[i.source] = None
-        if isinstance(i, (KernelCall, HostNest)):
-            sizes = (*i.parameters, i.units, i.scratch_bytes) if isinstance(i, KernelCall) else ()
-            used.update(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(sizes)))
-    used.update(dict.fromkeys((*program.outputs, *program.held())))
-    return {t: a for t, a in constants.items() if t in used}
-
-
 # ------------------------------------------------------------------------------------------------------------------ ports
 def type_name(t: Type) -> str:
     """ONNX Runtime's spelling of a type."""
@@ -231,4 +149,4 @@ def dtype_of(type_text: str) -> dt.DType | None:
     return None
 
 
-__all__ = ["Built", "Nest", "Progress", "build_graph", "dtype_of", "schedule", "type_name"]
+__all__ = ["Built", "Progress", "build_graph", "dtype_of", "type_name"]

@@ -165,3 +165,16 @@ def test_an_epilogue_reads_rows_that_a_concatenation_gathered() -> None:
              node("Concat", ["numbers", "words"], ["all"], axis=1), node("Tanh", ["all"], ["t"]), node("MatMul", ["t", "w"], ["p"]), node("Add", ["p", "all"], ["y"])]
     source = model(nodes, [info("x", [2, 16]), info("k", [2, 4], T.INT64)], [info("y", [2, 20, 64])], initializers=weights | {"last": np.array([2])})
     check(source, {"x": rng.standard_normal((2, 16), np.float32), "k": rng.integers(0, 50, (2, 4))})
+
+
+@pytest.mark.parametrize("count", [2003, 2016, 2048])
+def test_tied_weights_are_in_memory_once(count: int) -> None:
+    """A table that both an embedding and the product behind it read, its last panel whole or not: the embedding reads the product's panels."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((count, 160), np.float32) / 16
+    nodes = [node("Gather", ["table", "k"], ["e"]), node("LayerNormalization", ["e", "one"], ["h"]), node("Transpose", ["table"], ["t"], perm=[1, 0]),
+             node("MatMul", ["h", "t"], ["y"]), node("Mul", ["e", "e"], ["z"])]
+    source = model(nodes, [info("k", ["n"], T.INT64)], [info("y", None), info("z", None)], initializers={"table": table, "one": np.ones(160, np.float32)})
+    check(source, {"k": np.array([0, count - 1, -1, -count, count - 17, 31, 32, 33])})
+    session = sardonyx.InferenceSession(source)
+    assert sum(a.nbytes for a in session._model.constants) < 1.1 * table.nbytes
