@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from . import dtypes as dt
 from . import expr as ex
@@ -271,6 +272,9 @@ def _floordiv(a: Expr, b: Expr) -> Expr | None:
     common = _common_factor(a, b)
     if common is not None:
         return ex.binary("floordiv", *common)
+    parts = _by_factor(a, b)
+    if parts is not None:
+        return ex.binary("floordiv", parts.quotient, parts.divisor)
     return None
 
 
@@ -293,13 +297,46 @@ def _mod(a: Expr, b: Expr) -> Expr | None:
     if common is not None:
         g = divide_terms(terms(b), common[1])[0]
         return ex.binary("mod", *common) * from_terms(g)
+    parts = _by_factor(a, b)
+    if parts is not None:
+        return ex.binary("mod", parts.quotient, parts.divisor) * parts.factor + parts.rest
+    return None
+
+
+class Parts(NamedTuple):
+    """a = quotient * factor + rest with 0 <= rest < factor, and b = divisor * factor."""
+
+    quotient: Expr
+    rest: Expr
+    divisor: Expr
+    factor: Expr
+
+
+def _by_factor(a: Expr, b: Expr) -> Parts | None:
+    """The parts of a // b and a % b by a factor that b shares with a term of a, where the other terms stay below it: (16 * i + j) // 64 -> i // 4 for j < 16."""
+    tb = terms(b)
+    if len(tb) != 1 or not is_divisor(b, a):
+        return None
+    (atoms, count), = tb.items()
+    tried = {b, const(1)}
+    for mono, k in terms(a).items():
+        left, shared = list(mono), []
+        for atom in atoms:
+            if atom in left:
+                left.remove(atom)
+                shared.append(atom)
+        factor = from_terms({tuple(shared): math.gcd(k, count)})
+        if factor in tried:
+            continue
+        tried.add(factor)
+        quotient, rest = divide_terms(terms(a), factor)
+        if rest and quotient and is_divisor(factor, a) and _is_remainder(from_terms(rest), factor):
+            return Parts(from_terms(quotient), from_terms(rest), from_terms(divide_terms(tb, factor)[0]), factor)
     return None
 
 
 def _common_factor(a: Expr, b: Expr) -> tuple[Expr, Expr] | None:
     """(a / g, b / g) for a common monomial factor g > 1 of every term, or None."""
-    import math
-
     ta, tb = terms(a), terms(b)
     if not ta or not tb:
         return None

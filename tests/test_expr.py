@@ -169,6 +169,28 @@ def test_equal_expressions_are_the_same_object():
     assert N - N is ex.const(0)
 
 
+def test_quotients_by_a_shared_factor():
+    """What reshapes of reshapes ask: the rest below the factor falls away from the quotient."""
+    i, j = ex.axis(64), ex.axis(16)
+    assert (16 * i + j) // 64 is i // 4 and (16 * i + j) % 64 is 16 * (i % 4) + j
+    assert (16 * (i // 4) + j) // 32 is i // 8
+    n, k = ex.sym("K"), ex.axis(ex.sym("K"))
+    assert (n * i + k) // (4 * n) is i // 4 and (n * i + k) % (4 * n) is n * (i % 4) + k
+    wide = ex.axis(17)
+    assert ((16 * i + wide) // 64).args[0] is 16 * i + wide and ((12 * i + j) // 64).args[0] is 12 * i + j  # rests that may reach the factor
+
+
+def test_quotients_and_remainders_keep_their_values():
+    """Every combination of few factors, at every point of two loops."""
+    i, j, n = ex.axis(6), ex.axis(5), ex.sym("n", 1)
+    forms = [a * i + b * j + c for a in (-8, 1, 4, 6, 12) for b in (-3, 1, 3, 4) for c in (-5, 0, 2)] + [n * 4 * i + j, n * i + 3 * j, n * 8 * i + 4 * j + 1, n * 4 * (i // 2) + j % 4]
+    for form, d in itertools.product(forms, [ex.const(k) for k in (2, 3, 8, 12, 24)] + [n, 4 * n, 16 * n]):
+        results = [form, d, form // d, form % d]
+        for at in itertools.product(range(6), range(5), (1, 2, 5)):
+            whole, divisor, quotient, rest = (e.value for e in ex.substitute(results, dict(zip((i, j, n), map(ex.const, at), strict=True))))
+            assert (quotient, rest) == divmod(whole, divisor), (form, d, at)
+
+
 def test_proofs_know_loops_and_sizes():
     assert integer.prove_lt(I, N) and integer.prove_nonnegative(K) and not integer.prove_positive(N) and integer.prove_le(ex.const(2), M)
     assert integer.prove_lt(I * 6 + J, N * 6)

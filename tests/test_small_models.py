@@ -178,3 +178,14 @@ def test_tied_weights_are_in_memory_once(count: int) -> None:
     check(source, {"k": np.array([0, count - 1, -1, -count, count - 17, 31, 32, 33])})
     session = sardonyx.InferenceSession(source)
     assert sum(a.nbytes for a in session._model.constants) < 1.1 * table.nbytes
+
+
+@pytest.mark.parametrize("length", [5, 11, 12, 13, 16])
+def test_half_spectra_shorter_and_longer_than_the_signal(length: int) -> None:
+    """ONNX Runtime reads outside of the spectrum where it does not fit the signal: NumPy is the reference."""
+    rng = np.random.default_rng(0)
+    source = model([node("DFT", ["x", "length", "one"], ["y"], inverse=1, onesided=1)], [info("x", [2, 7, 3, 2])], [info("y", None)], opset=20,
+                   initializers={"length": np.array(length), "one": np.array(1)})
+    x = rng.standard_normal((2, 7, 3, 2), np.float32)
+    got, = sardonyx.InferenceSession(source).run(None, {"x": x})
+    np.testing.assert_allclose(got[..., 0], np.fft.irfft(x[..., 0] + 1j * x[..., 1], length, axis=1), atol=7 * 4 * np.finfo(np.float32).eps)

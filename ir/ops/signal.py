@@ -138,8 +138,11 @@ class DFT(Op):
         given = ex.total(ex.where(ex.equal(axis, k), d, 0) for k, d in enumerate(x.shape[:count]))
         length = scalar(n, 1) if n.has(1) else (given - 1) * 2 if inverse and onesided else given
         short = length.is_const and 0 < length.value <= LONGEST_PRODUCT
-        if short and axis.is_const and x.shape[axis.value] is length and x.dtype is dt.float32 and not (inverse and onesided):
-            return self.product(n, int(axis.value), int(length.value), parts, inverse, onesided)
+        if short and axis.is_const and x.dtype is dt.float32 and not (inverse and onesided and parts == 1):
+            held = x.shape[axis.value]
+            if held.is_const and held.value > 0:
+                needed = length // 2 + 1 if inverse and onesided else length
+                return self.product(n, int(axis.value), int(length.value), min(int(needed.value), int(held.value)), parts, inverse, onesided)
         others = along(x.shape[:count], ONE)
 
         def element(row: Expr, t: Expr, part: Expr) -> Expr:
@@ -166,20 +169,27 @@ class DFT(Op):
         return n.map(shape, value, x.dtype)
 
     @staticmethod
-    def product(n: Lowering, axis: int, length: int, parts: int, inverse: bool, onesided: bool) -> Tensor:
-        """A short transform: the product with a matrix of waves [time, part, frequency, part]."""
-        x, bins = n.input(0), length // 2 + 1 if onesided else length
+    def product(n: Lowering, axis: int, length: int, terms: int, parts: int, inverse: bool, onesided: bool) -> Tensor:
+        """A short transform of the first `terms` elements, others being zero: the product with a matrix of waves [time, part, frequency, part]."""
+        x = n.input(0)
+        bins = length // 2 + 1 if onesided and not inverse else length
         wave = waves(length, bins)
         if inverse:
             wave = wave * np.array([1.0, -1.0]) / length
-        both = np.stack([wave, np.stack([-wave[..., 1], wave[..., 0]], -1)], 1)[:, :parts]
+        both = np.stack([wave, np.stack([-wave[..., 1], wave[..., 0]], -1)], 1)[:terms, :parts]
+        if inverse and onesided:  # each element stands for its conjugate too; the ends have none, and are real
+            both, end = both[..., :1] * 2, np.array([0.5, 0.0])[:, None, None]
+            both[0] *= end
+            if length % 2 == 0 and length // 2 < terms:
+                both[length // 2] *= end
+        results = both.shape[-1]
         matrix = n.constant(both.astype(np.float32), "waves")
         lead = tuple(d for k, d in enumerate(x.shape[:-1]) if k != axis)
 
         def place(r: Sequence[Expr], at: Expr, part: Expr) -> tuple[Expr, ...]:
             return (*r[:axis], at, *r[axis:], part)
-        return n.contract((), lead, (bins, 2), (length, parts), lambda b, r, k: x[place(r, k[0], k[1])], lambda b, c, k: matrix[k[0], k[1], c[0], c[1]],
-                          place(lead, ex.const(bins), ex.const(2)), lambda b, r, c: place(r, c[0], c[1]), dtype=dt.float32)
+        return n.contract((), lead, (bins, results), (terms, parts), lambda b, r, k: x[place(r, k[0], k[1])], lambda b, c, k: matrix[k[0], k[1], c[0], c[1]],
+                          place(lead, ex.const(bins), ex.const(results)), lambda b, r, c: place(r, c[0], c[1]), dtype=dt.float32)
 
     @staticmethod
     def axis(n: Lowering, rank: int) -> Expr:
@@ -202,6 +212,10 @@ class DFT(Op):
         yield Sample((x,), {"onesided": 1})
         yield Sample((z, None, np.array(1, np.int64)), {"inverse": 1})
         yield Sample((z, np.array(8, np.int64), np.array(1, np.int64)))
+        yield Sample((z, np.array(5, np.int64), np.array(1, np.int64)), {"inverse": 1}, name="of a part")
+        yield Sample((x, np.array(16, np.int64)), {"onesided": 1}, name="filled with zeros")
+        for length in (12, 13):
+            yield Sample((z, np.array(length, np.int64), np.array(1, np.int64)), {"inverse": 1, "onesided": 1}, name=f"of half a spectrum, {length}")
         yield Sample((z, None, np.array(-2, np.int64)), name="last axis")
         yield Sample((z.astype(np.float64), None, np.array(1, np.int64)), name="double")
 
