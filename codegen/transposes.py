@@ -9,7 +9,7 @@ from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr
 from .cases import outer_condition, segments
-from .flatten import FlatNest, FlatStore, merge_parallel_axes, replace_axes, substitute_free
+from .flatten import FlatNest, FlatStore, is_size, merge_parallel_axes, replace_axes, substitute_free
 from .map_loops import MAX_CASES, MapSchedule, expressions
 from .numba_backend import storage_name
 from .scalar import Scope, bare
@@ -165,7 +165,7 @@ class TransposeSchedule(MapSchedule):
         tensor = self.nest.buffers[ex.load_tensor(load)]
         buffer = self.writer.buffer(tensor)
         at = self.begin(load.args[0], scope, rows, columns)
-        pace = self.writer.parameter(step(load.args[0], self.column))
+        pace = self.pace(load.args[0], self.column, scope)
         name = self.writer.function(f"transpose_{tensor.dtype.itemsize_bytes * 8}", "transpose", tensor.dtype.itemsize_bytes * 8)
         scope.lines.append(f"{name}({', '.join([*target, buffer, at, pace, rows.length, columns.length])})")
 
@@ -180,11 +180,17 @@ class TransposeSchedule(MapSchedule):
         scope.lines += inner.lines
         return text
 
+    def pace(self, offset: Expr, axis: Expr, scope: Scope) -> str:
+        """How far an offset moves along an axis: a parameter, or a value from what the kernel reads."""
+        found = step(offset, axis)
+        assert found is not None  # `crossing` saw to it
+        return self.writer.parameter(found) if is_size(found, self.nest.size_loads) else bare(self.emitter.value(found, scope))
+
     def copy(self, store: FlatStore, scope: Scope, rows: Range, columns: Range) -> None:
         """A store of elements as they are."""
         buffer = self.writer.buffer(store.tensor)
         self.writer.written.add(store.tensor)
-        target = buffer, self.begin(store.offset, scope, rows, columns), self.writer.parameter(step(store.offset, self.row))
+        target = buffer, self.begin(store.offset, scope, rows, columns), self.pace(store.offset, self.row, scope)
         self.transpose(scope, target, store.value, rows, columns)
 
     def strips(self, stores: tuple[FlatStore, ...], scope: Scope, rows: Range, columns: Range) -> None:

@@ -86,6 +86,13 @@ def test_broadcast(shape: tuple[int, ...], keep: tuple[int, ...]) -> None:
     check(identity_map(c, lambda *i: a[i] * 2.0 + b[tuple(i[k] for k in keep)]))
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_a_stride_across_that_data_give(added: bool) -> None:
+    """How far columns are apart is an element of a tensor: a number that the kernel reads, no parameter."""
+    x, n, b, y = tensor("x", (600,)), tensor("n", (1,), dt.int64), tensor("b", (24,)), tensor("y", (20, 24))
+    check(identity_map(y, lambda i, j: x[i + j * n[0]] + b[j] if added else x[i + j * n[0]]), arrays={n: np.array([22])})
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0), (1, 0, 2), (1, 2, 0), (2, 0, 1)])
 @pytest.mark.parametrize("shape", [(2, 3, 4), (5, 33, 40), (1, 17, 64)])
 def test_transpose(order: tuple[int, ...], shape: tuple[int, ...]) -> None:
