@@ -144,7 +144,7 @@ def measure(path: Path, shapes: Mapping[str, tuple[int, ...]], values: Mapping[s
 def compiled(path: Path, session: InferenceSession, feeds: Mapping[str, np.ndarray]) -> CompiledModel:
     """The session's model; where it is compiled for each combination of shapes, for these."""
     given = tuple(sorted((n, a.shape) for n, a in feeds.items())) if "by_shape" in session._model.report else ()
-    return obtain(str(path), CompileOptions(input_shapes=given), host_target())
+    return obtain(str(path), CompileOptions(input_shapes=given, compact=True), host_target())
 
 
 def parsed(texts: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ..ir.errors import UnsupportedError
 from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall, KernelSource
 from ..ir.loops import Check, HostNest, HostRef, Ref
-from ..ir.plan import BufferSpec, CheckStep, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.plan import BufferSpec, CheckStep, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, Preparation, SegmentStep, SizeCheck, SizeStep, Step
 from .arena import ALIGNMENT, Interval, place_static, place_symbolic
 from .control import ends
 
@@ -371,13 +371,22 @@ class PlanBuilder:
             found.append(scratch)
         return found
 
-    def _kernel_step(self, call: KernelCall) -> KernelStep:
+    def kernel(self, call: KernelCall) -> int:
         symbol = call.kernel.symbol
         if symbol not in self.kernels:
             self.kernels[symbol] = len(self.sources)
             self.sources.append(call.kernel)
+        return self.kernels[symbol]
+
+    def preparation(self, call: KernelCall) -> Preparation:
+        """A launch over constants alone, whose sizes are all known."""
+        buffers = [self.position[t] for t in call.buffers]
+        results = tuple(k for k, written in zip(buffers, call.kernel.written, strict=True) if written)
+        return Preparation(self.kernel(call), tuple(buffers), results, tuple(int(p.value) for p in call.parameters), int(call.units.value), int(call.scratch_bytes.value))
+
+    def _kernel_step(self, call: KernelCall) -> KernelStep:
         number = self.numbers.number
-        return KernelStep(self.kernels[symbol], tuple(self.position[t] for t in call.buffers), tuple(number(p) for p in call.parameters), number(call.units),
+        return KernelStep(self.kernel(call), tuple(self.position[t] for t in call.buffers), tuple(number(p) for p in call.parameters), number(call.units),
                           call.origin, -1 if call.flops is None else number(call.flops), -1 if call.bytes is None else number(call.bytes))
 
     def host_value(self, ref: Ref) -> int:
@@ -493,7 +502,7 @@ class PlanBuilder:
 
 def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[Ref], constants: Mapping[Tensor, np.ndarray], layouts: Mapping[Tensor, tuple[int, ...]],
                input_ports: Sequence[Port], output_ports: Sequence[Port], checks: Sequence[Check] = (),
-               native: Mapping[HostNest, tuple[int, ...]] | None = None) -> tuple[Plan, list[KernelSource]]:
+               native: Mapping[HostNest, tuple[int, ...]] | None = None, preparations: Sequence[KernelCall] = ()) -> tuple[Plan, list[KernelSource]]:
     """The plan of a scheduled program.
 
     Args:
@@ -502,6 +511,7 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
         input_ports, output_ports: names and types; their positions are filled in here.
         checks: what sizes must fulfil; those about elements that are not in memory are left out.
         native: positions of their bodies, for the control-flow nests that the driver runs itself.
+        preparations: what computes constants before the first run.
 
     Returns:
         The plan (host functions as objects, to be named by the caller) and the distinct kernels that its steps number.
@@ -513,6 +523,8 @@ def build_plan(items: Sequence[Item], inputs: Sequence[Ref], outputs: Sequence[R
     strings = [(builder.host_value(t), a.shape, [str(x) for x in a.reshape(-1)]) for t, a in constants.items() if on_host(t)]
     plan, sources = builder.build()
     plan.host_constants = strings
+    plan.preparations = [builder.preparation(call) for call in preparations]
+    plan.kernels = [s.symbol for s in sources]
 
     def place(port: Port, ref: Ref) -> Port:
         if in_buffer(ref):

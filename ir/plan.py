@@ -66,6 +66,25 @@ class KernelStep:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """A launch that computes constants before the first run, where a model is kept as small as possible.
+
+    Args:
+        kernel: position among the kernels.
+        buffers: positions of the kernel's buffers, all of them constants.
+        results: those of `buffers` that it writes; they have no array.
+        parameters, units, scratch: values.
+    """
+
+    kernel: int
+    buffers: tuple[int, ...]
+    results: tuple[int, ...]
+    parameters: tuple[int, ...]
+    units: int
+    scratch: int
+
+
+@dataclass(frozen=True)
 class SizeStep:
     """Run instructions first <= k < last of the size program (those that depend on elements computed before)."""
 
@@ -221,6 +240,7 @@ class Plan:
         metadata: producer, graph name, description, version, custom entries; `broken` says why a body must not be run.
         bodies: plans that control steps run, those of nested ones too. Their steps name kernels and constants of the whole plan, their inputs and outputs are
             tensors, and they have no host steps.
+        preparations: what computes constants before the first run; native libraries alone have some.
     """
 
     target: str
@@ -245,3 +265,4 @@ class Plan:
     late: list[Condition] = field(default_factory=list)
     segment_scratch: list[int] = field(default_factory=list)
     bodies: list["Plan"] = field(default_factory=list)
+    preparations: list[Preparation] = field(default_factory=list)

@@ -60,7 +60,7 @@ class Built:
 
 
 def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[[str, object], None] | None = None,
-                disabled: frozenset[str] = frozenset(), precision: dt.DType = dt.float32) -> Built:
+                disabled: frozenset[str] = frozenset(), precision: dt.DType = dt.float32, compact: bool = False) -> Built:
     """Compile a typed graph to a plan and kernel sources.
 
     Args:
@@ -69,6 +69,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
         level: optimisation level 0 to 3.
         observe: called with (stage, graph or program) after each stage.
         precision: to which operands of float32 products are rounded.
+        compact: leave constants that are larger than what they are computed from to the first run (see `Plan.preparations`).
 
     Raises:
         UnsupportedError: something in the model is not implemented; names the node.
@@ -81,7 +82,7 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
     inputs, outputs = _ports(graph)
     pipeline.optimise(graph, options, watch)
     lowered = pipeline.lower_and_fuse(graph, options, watch)
-    items, constants = schedule(lowered.program, lowered.layouts, target)
+    items, constants, preparations = schedule(lowered.program, lowered.layouts, target, compact)
     from ..compiler.bodies import Bodies
     from ..compiler.control import obstacle
     from ..compiler.plan import build_plan
@@ -98,10 +99,10 @@ def build_graph(graph: Graph, target: Target, level: int = 3, observe: Callable[
             else:
                 on_host[item.function] = children
                 items[at] = replace(item, reason=f"{item.reason}; the driver cannot run it because {why}")
-    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs, lowered.program.checks, native)
+    plan, sources = build_plan(items, lowered.program.inputs, lowered.program.outputs, constants, lowered.layouts, inputs, outputs, lowered.program.checks, native,
+                               preparations)
     plan.target = target.key
     plan.metadata = dict(graph.metadata)
-    plan.kernels = [s.symbol for s in sources]
     arrays = [in_memory_order(a, t, lowered.layouts) for t, a in constants.items() if t.dtype.is_numeric]
     joined.join(plan, sources, arrays)
     calls = [i for i in items if isinstance(i, KernelCall)]

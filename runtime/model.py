@@ -49,6 +49,7 @@ class CompileOptions:
         precision: to which operands of float32 products are rounded, a name of `ir.dtypes.PRECISIONS`.
         tune: threads to measure alternatives with (see `runtime.tune`); 0: the cost model decides.
         tune_dims: sizes of symbolic dimensions to measure with.
+        compact: constants that are larger than what they are computed from are left to the first run; for native libraries.
     """
 
     level: int = 3
@@ -61,6 +62,7 @@ class CompileOptions:
     precision: str = "float32"
     tune: int = 0
     tune_dims: tuple[tuple[str, int], ...] = ()
+    compact: bool = False
 
     def changes_model(self) -> bool:
         """Whether a model compiled before could be another one under these options."""
@@ -69,8 +71,9 @@ class CompileOptions:
     def key(self) -> str:
         """Digest of the options."""
         initializers = {n: [str(a.dtype), list(a.shape), hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest()] for n, a in self.initializers.items()}
-        return hashlib.sha256(json.dumps([self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled),
-                                          sorted(self.as_inputs), self.input_shapes, self.precision, self.tune, sorted(self.tune_dims)], sort_keys=True).encode()).hexdigest()
+        facts = [self.level, dict(self.free_dimensions), dict(self.free_denotations), initializers, sorted(self.disabled), sorted(self.as_inputs), self.input_shapes,
+                 self.precision, self.tune, sorted(self.tune_dims), self.compact]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -107,6 +110,7 @@ def make_executor(model: CompiledModel, objects: Mapping[str, bytes], threads: i
     from .control import ControlRunner, Refusal
     from .executor import Executor
 
+    assert not model.plan.preparations, "a model compiled for a native library has no executor"
     if "broken" in model.plan.metadata:
         return Refusal(model.plan.metadata["broken"])
 
@@ -325,7 +329,7 @@ def compile_model(source: object, options: CompileOptions, target: Target, cache
         if processes > 1 and sys.executable and not target.arch.startswith("wasm") and not graph.bodies and not _is_cached(simple, target, cache):
             ahead = Ahead(simple, target)  # it is the largest kernel of most models, and does not depend on them
         try:
-            built = build_graph(graph, target, options.level, recorder, options.disabled, PRECISIONS[options.precision])
+            built = build_graph(graph, target, options.level, recorder, options.disabled, PRECISIONS[options.precision], options.compact)
             lowered = time.perf_counter()
             driver = driver_kernel(built.has_control())
             begun = ahead if ahead is not None and driver.key == ahead.kernel.key else None

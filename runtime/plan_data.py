@@ -4,7 +4,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ir.plan import BodyInput, BodyOutput, BufferSpec, CheckStep, Condition, ControlStep, HostStep, Instruction, KernelStep, Plan, Port, SegmentStep, SizeCheck, SizeStep, Step
+from ..ir.plan import (
+    BodyInput,
+    BodyOutput,
+    BufferSpec,
+    CheckStep,
+    Condition,
+    ControlStep,
+    HostStep,
+    Instruction,
+    KernelStep,
+    Plan,
+    Port,
+    Preparation,
+    SegmentStep,
+    SizeCheck,
+    SizeStep,
+    Step,
+)
 
 Data = Any  # what json.loads gives
 
@@ -41,6 +58,7 @@ def plan_to_data(plan: Plan, host_function: Callable[[object], Data]) -> Data:
         "segment_scratch": plan.segment_scratch, "conditions": [[c.number, c.reason] for c in plan.conditions],
         "late": [[c.number, c.reason] for c in plan.late],
         "bodies": [plan_to_data(b, host_function) for b in plan.bodies],
+        "preparations": [[p.kernel, p.buffers, p.results, p.parameters, p.units, p.scratch] for p in plan.preparations],
     }
     data["origins"] = list(origins)
     return data
@@ -83,4 +101,5 @@ def plan_from_data(data: Data, host_function: Callable[[Data], object]) -> Plan:
         segment_scratch=list(data["segment_scratch"]), conditions=[Condition(*c) for c in data["conditions"]],
         late=[Condition(*c) for c in data["late"]],
         bodies=[plan_from_data(b, host_function) for b in data["bodies"]],
+        preparations=[Preparation(k, tuple(b), tuple(r), tuple(p), units, scratch) for k, b, r, p, units, scratch in data["preparations"]],
     )

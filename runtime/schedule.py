@@ -19,18 +19,25 @@ if TYPE_CHECKING:
     Part = MapNest | KernelCall | HostNest | Alias
 
 
-def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target) -> tuple[list[KernelCall | HostNest | Alias], dict[Tensor, np.ndarray]]:
+GROWTH, WORTHWHILE = 1.25, 1 << 16  # times, bytes: constants that grow by more are left to the first run, where a model is to be small
+
+
+def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target, compact: bool = False) \
+        -> tuple[list[KernelCall | HostNest | Alias], dict[Tensor, np.ndarray], list[KernelCall]]:
     """Kernel calls for every nest; nests whose inputs are all known are evaluated instead.
 
     Weights that a product packed and something else reads as they are would be in memory twice: the others read the packed ones, where they can.
 
+    Args:
+        compact: leave constants that are much larger than what they are computed from to the first run.
+
     Returns:
-        Plan items in order, and the constants that they use.
+        Plan items in order, the constants that they use, and what computes those without elements before the first run.
     """
     from ..codegen.panel_reads import read_panels
     from ..codegen.same_nests import MapSchedules
 
-    schedules = Schedules(program, layouts, target)
+    schedules = Schedules(program, layouts, target, compact)
     first = [schedules.parts(nest) for nest in program.nests]
     parts, left = first, schedules.used(first)
     twice = {t: p for t, p in schedules.panels.items() if t in left}
@@ -44,8 +51,10 @@ def schedule(program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], targe
         parts = first
     maps = MapSchedules(layouts, target)
     items = [maps.call(part) if isinstance(part, MapNest) else part for some in parts for part in some]
-    used = used_tensors(items, program)
-    return items, {t: a for t, a in schedules.constants.items() if t in used}
+    left = used_tensors(items, program)
+    preparations = [maps.call(nest) for nest in schedules.delayed if any(o in left for o in nest.outputs)]
+    left |= used_tensors(preparations, program)
+    return items, {t: a for t, a in schedules.constants.items() if t in left}, preparations
 
 
 class Schedules:
@@ -54,15 +63,17 @@ class Schedules:
     Args:
         constants: what is known when compiling; grows by what is evaluated.
         panels: constants that a product packed, and where their elements are now.
+        delayed: maps that compute constants before the first run; these stand in `constants` without elements.
     """
 
-    def __init__(self, program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target) -> None:
+    def __init__(self, program: NestProgram, layouts: dict[Tensor, tuple[int, ...]], target: Target, compact: bool) -> None:
         from ..codegen import attention
         from ..compiler import pipeline
 
-        self.program, self.layouts, self.target = program, layouts, target
+        self.program, self.layouts, self.target, self.compact = program, layouts, target, compact
         self.constants: dict[Tensor, np.ndarray] = dict(program.constants)
         self.panels: dict[Tensor, Panel] = {}
+        self.delayed: list[MapNest] = []
         self.aliases = pipeline.find_aliases(program, layouts)
         self.together: dict[Nest, list[MapNest | KernelCall]] = {}  # what nests that are scheduled with others become, at the place of the last of them
         for found in attention.find(program):
@@ -102,7 +113,12 @@ class Schedules:
 
         if any(o in self.program.outputs for o in nest.outputs) or not pipeline.depends_only_on(nest, self.constants):
             return False
-        env: dict[Ref, object] = {t: self.constants[t] for t in dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values))}
+        sources = list(dict.fromkeys(ex.load_tensor(e) for e in ex.loads(nest.values)))
+        if self.compact and total_bytes(nest.outputs) > GROWTH * total_bytes(sources) + WORTHWHILE and not any(t in d.outputs for t in sources for d in self.delayed):
+            self.delayed.append(nest)
+            self.constants.update((o, np.empty(0, o.dtype.numpy)) for o in nest.outputs)
+            return True
+        env: dict[Ref, object] = {t: self.constants[t] for t in sources}
         run_nest(nest, env)
         self.constants.update((o, np.asarray(env[o])) for o in nest.outputs)
         panel = find_panel(nest)
@@ -115,6 +131,10 @@ class Schedules:
         flat = [p for some in parts for p in some]
         read: dict[object, None] = dict.fromkeys(ex.load_tensor(e) for p in flat if isinstance(p, MapNest) for e in ex.loads(p.values))
         return used_tensors([p for p in flat if not isinstance(p, MapNest)], self.program) | read.keys()
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(int(t.numel().value) * t.dtype.itemsize_bytes for t in tensors)
 
 
 def used_tensors(items: Iterable[KernelCall | HostNest | Alias], program: NestProgram) -> Set[object]:

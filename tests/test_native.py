@@ -83,6 +83,14 @@ def sparse_values(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     return (rng.standard_normal(shape) * (rng.random(shape) < 0.5)).astype(np.float32)
 
 
+def windows() -> onnx.ModelProto:
+    """Two 3x3 convolutions of enough channels for Winograd's method, whose weights a library transforms when it is opened."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24, "v": rng.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]), helper.make_node("Relu", ["h"], ["r"]), helper.make_node("Conv", ["r", "v"], ["y"], pads=[1, 1, 1, 1])]
+    return model(nodes, [value("x", TensorProto.FLOAT, ["n", 64, 9, 14])], [value("y", TensorProto.FLOAT, ["n", 64, 9, 14])], weights)
+
+
 def dense_feeds(n: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(n).standard_normal((n, 40)).astype(np.float32)}
 
@@ -99,11 +107,15 @@ def codes_feeds(n: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(n).integers(0, 256, (n, 80)).astype(np.uint8)}
 
 
-MODELS = {"dense": (dense, dense_feeds), "loop": (loop, loop_feeds), "places": (places, places_feeds), "codes": (codes, codes_feeds)}
+def windows_feeds(n: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(n).standard_normal((n, 64, 9, 14)).astype(np.float32)}
+
+
+MODELS = {"windows": (windows, windows_feeds), "dense": (dense, dense_feeds), "loop": (loop, loop_feeds), "places": (places, places_feeds), "codes": (codes, codes_feeds)}
 
 
 def build(source: object, path: Path, target: Target = HOST, **options: bool) -> Library:
-    return write_library(obtain(source, CompileOptions(), target), path, target, HOST, **options)
+    return write_library(obtain(source, CompileOptions(compact="bare" not in options), target), path, target, HOST, **options)
 
 
 def session(source: object, threads: int = 1) -> sardonyx.InferenceSession:
@@ -120,6 +132,14 @@ def serialised(name: str) -> bytes:
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Library]:
     folder = tmp_path_factory.mktemp("native")
     return {name: build(serialised(name), folder / f"lib{name}.so") for name in MODELS}
+
+
+def test_weights_that_grow_are_computed_when_opening(libraries: dict[str, Library], tmp_path: Path) -> None:
+    weights = 2 * 64 * 64 * 9 * 4
+    small, large = (path.stat().st_size for path in (libraries["windows"].path, build(serialised("windows"), tmp_path / "libwindows.a", bare=True).path))
+    assert weights < small < weights + (1 << 18) and large > weights * 16 // 9
+    with pytest.raises(UnsupportedError, match="bare"):
+        write_library(obtain(serialised("windows"), CompileOptions(compact=True), HOST), tmp_path / "libother.a", HOST, HOST, bare=True)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -97,7 +97,8 @@ def _workspace(plan: Plan) -> str:
 
 def _compiled(request: CompileRequest, machine: Target, dump: str | None) -> CompiledModel:
     with translated(request.model):
-        options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())), precision=request.precision)
+        options = CompileOptions(request.level, request.dims, input_shapes=tuple(sorted(request.shapes.items())), precision=request.precision,
+                                 compact=is_library(request.output or "") and not request.bare)
         if request.tune is not None:
             options = replace(options, tune=knobs.THREADS.read_int() or default_threads(), tune_dims=tuple(sorted(request.tune.items())))
         try:

@@ -211,6 +211,42 @@ static void unmap_weights(struct SDX_INSTANCE *m) { (void)m; }
 #endif
 #endif
 
+/* ----------------------------------------------------------------------------------------------------- computed constants */
+#if SDX_COMPUTED_BYTES
+static char *computed, *computed_memory; /* of all instances, from the first one that is opened until the library is unloaded */
+static volatile char computing;
+
+static const char *constant(const struct SDX_INSTANCE *m, int64_t k) {
+    int64_t offset = sdx_constant_offsets[k];
+    return offset < 0 ? computed + ~offset : m->weights + offset;
+}
+
+static int32_t compute_constants(const struct SDX_INSTANCE *m) {
+    while (__atomic_test_and_set(&computing, __ATOMIC_ACQUIRE)) {}
+    if (!computed && (computed_memory = allocate((int64_t)SDX_COMPUTED_BYTES + ALIGN))) {
+        char *scratch = allocate((int64_t)SDX_COMPUTING_SCRATCH + ALIGN);
+        if (scratch) computed = round_up(computed_memory);
+        else release(computed_memory), computed_memory = NULL;
+        for (const int64_t *p = sdx_preparations; computed && p[0] >= 0; p += 4 + p[2] + p[3]) {
+            void *buffers[SDX_COMPUTING_BUFFERS];
+            for (int64_t k = 0; k < p[2]; k++) buffers[k] = (void *)(uintptr_t)constant(m, p[4 + k]);
+            sdx_kernels[p[0]](buffers, p + 4 + p[2], 0, p[1], round_up(scratch));
+        }
+        release(scratch);
+    }
+    __atomic_clear(&computing, __ATOMIC_RELEASE);
+    if (computed) return SARDONYX_OK;
+    return SAY(open_error, SARDONYX_NO_MEMORY, ((int64_t[]){(int64_t)SDX_COMPUTED_BYTES}), "no memory for ", "%", " bytes of weights");
+}
+
+#ifndef __wasm__
+__attribute__((destructor)) static void release_constants(void) { release(computed_memory); }
+#endif
+#else
+static const char *constant(const struct SDX_INSTANCE *m, int64_t k) { return m->weights + sdx_constant_offsets[k]; }
+static int32_t compute_constants(const struct SDX_INSTANCE *m) { (void)m, (void)sdx_preparations; return SARDONYX_OK; }
+#endif
+
 /* -------------------------------------------------------------------------------------------------------------- processor */
 #if SDX_FEATURES
 static void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t *out) {
@@ -277,7 +313,7 @@ static void fill_part(struct SDX_INSTANCE *m, int k, int64_t **free_words) {
     p->loop = take(free_words, t->loop);
     memcpy(p->numbers, t->first_numbers, 8 * (size_t)t->numbers);
     for (int64_t j = 0; j < t->pointers; j++)
-        if (t->constants[j] >= 0) p->pointers[j] = address(m->weights + sdx_constant_offsets[t->constants[j]]);
+        if (t->constants[j] >= 0) p->pointers[j] = address(constant(m, t->constants[j]));
     c[SDX_SELF] = address(c);
     c[SDX_STEPS] = address(t->steps), c[SDX_STEP_COUNT] = t->step_count;
     c[SDX_OPERANDS] = address(t->operands), c[SDX_PROGRAM] = address(t->program), c[SDX_EAGER] = t->eager;
@@ -323,7 +359,7 @@ SDX_API int32_t SDX_NAME(open_in)(void *memory, size_t bytes, const sardonyx_opt
     if (status || (status = take_tiles())) return status;
     memset(m, 0, sizeof(*m));
     m->threads = 1;
-    if ((status = take_weights(m, options))) return status;
+    if ((status = take_weights(m, options)) || (status = compute_constants(m))) return status;
     fill(m, (char *)(m + 1));
     *out = m;
     return SARDONYX_OK;
@@ -349,7 +385,7 @@ SDX_API int32_t SDX_NAME(open)(const sardonyx_options *options, struct SDX_INSTA
     memset(m, 0, sizeof(*m));
     ((char *)m)[-1] = (char)((char *)m - memory);
     m->threads = threads;
-    if ((status = take_weights(m, options))) {
+    if ((status = take_weights(m, options)) || (status = compute_constants(m))) {
         unmap_weights(m);
         free(memory);
         return status;

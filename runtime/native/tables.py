@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ...ir.target import Target
 from .. import host
 from ..bodies import BodyTables, body_tables
 from ..build import dtype_of
-from ..frames import find_driver
+from ..frames import find_driver, round_up
 from ..model import CompiledModel
 from ..tables import PlanTables, numpy_type
 from . import processor
@@ -87,6 +88,7 @@ def sources(model: CompiledModel, name: str, target: Target, beside: str | None,
     plan = model.plan
     _refuse(plan, bare)
     weights, offsets = _weights(model)
+    computed = _computed(plan)
     root = PlanTables(plan, [np.zeros(1, np.uint8)] * plan.constants)
     bodies = body_tables(root, [np.zeros(1, np.uint8)] * plan.constants)
     driver = find_driver(model.objects)
@@ -100,7 +102,8 @@ def sources(model: CompiledModel, name: str, target: Target, beside: str | None,
     lines += processor.table(target, macros)
     lines += [f"#define SDX_TILES {int(host.has_tiles(target))}", *(f"#define SDX_{w} {getattr(host, w)}" for w in ("ARCH_PRCTL", "REQUEST_STATE", "TILE_DATA"))]
     lines += _kernels_text(plan, driver)
-    lines += [f"static const int64_t sdx_constant_offsets[] = {_list(offsets)};"]
+    lines += [f"static const int64_t sdx_constant_offsets[] = {_list(~computed[k] if k in computed else at for k, at in enumerate(offsets))};"]
+    lines += _preparations_text(plan)
     lines += _parts_text(root, bodies)
     lines += _ports_text(plan)
     lines += _failures_text()
@@ -111,6 +114,8 @@ def _refuse(plan: Plan, bare: bool) -> None:
     for step in plan.steps:
         if isinstance(step, HostStep):
             raise UnsupportedError(f"a native library has no Python to run it on: {step.reason}", ", ".join(step.origin) or plan.host_functions[step.function][0])
+    if bare and plan.preparations:
+        raise UnsupportedError("constants are computed when the library is opened, which a bare library does not do; compile the model without `compact`")
     if bare and (plan.bodies or len(plan.segments) > 1):
         raise UnsupportedError("control flow and sizes that depend on data need allocation while running, which a bare library does not have")
     for p in (*plan.inputs, *plan.outputs):
@@ -134,6 +139,32 @@ def _weights(model: CompiledModel) -> tuple[bytes, list[int]]:
         digest.update(p)
     key = b"SARDONYX WEIGHTS" + digest.digest() + at.to_bytes(16, "little")
     return b"".join([key, *parts]), offsets
+
+
+def _sizes_of(plan: Plan, buffer: int) -> int:
+    """Bytes of a buffer whose sizes are known."""
+    spec = plan.buffers[buffer]
+    return math.prod(plan.numbers[d] for d in spec.shape) * numpy_type(spec).itemsize
+
+
+def _computed(plan: Plan) -> dict[int, int]:
+    """Where each constant that is computed when the library is opened lies in the memory for them."""
+    offsets, at = {}, 0
+    for p in plan.preparations:
+        for b in p.results:
+            offsets[plan.buffers[b].index] = at
+            at += round_up(_sizes_of(plan, b))
+    return offsets
+
+
+def _preparations_text(plan: Plan) -> list[str]:
+    """Launches that compute constants: kernel, units, number of buffers and of parameters, then constants and parameters."""
+    size = sum(round_up(_sizes_of(plan, b)) for p in plan.preparations for b in p.results)
+    rows = [w for p in plan.preparations for w in (p.kernel, p.units, len(p.buffers), len(p.parameters), *(plan.buffers[b].index for b in p.buffers), *p.parameters)]
+    scratch = max((p.scratch for p in plan.preparations), default=0)
+    return [f"#define SDX_COMPUTED_BYTES {size}u", f"#define SDX_COMPUTING_SCRATCH {round_up(scratch)}u",
+            f"#define SDX_COMPUTING_BUFFERS {max((len(p.buffers) for p in plan.preparations), default=1)}",
+            f"static const int64_t sdx_preparations[] = {_list([*rows, -1])};"]
 
 
 def _list(values: Iterable[int]) -> str:
