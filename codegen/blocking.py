@@ -8,7 +8,7 @@ from ..ir import integer
 from ..ir.expr import Expr
 from ..ir.target import Target
 from .contraction import ONE, ZERO, Product, extent_product
-from .tile_shapes import MATRIX_SHAPES, TileShape, channel_shapes, tile_shapes
+from .tile_shapes import ABREAST, ABREAST_ROWS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
@@ -21,6 +21,7 @@ LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
 STRIP_COST = 0.01  # of a product, for each time that its rows are read again
 CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
 WASTE_SHARE = 8  # padding of more than 1/WASTE_SHARE of the columns is worth a narrower tile
+ABREAST_STEPS = 128  # steps of a sum; shorter panels side by side end before memory has found their pace
 RANKS = 4  # tiles that measurements may choose from
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
@@ -36,6 +37,7 @@ class Blocking:
         height: rows of a unit, a multiple of the tile's.
         strip: panels of a unit.
         chunk: steps (or, with taps, taps) between two visits of a block of rows; None for all.
+        abreast: panels that few rows walk side by side, as far as a strip has so many; 1 for one after another.
     """
 
     tile: TileShape
@@ -43,6 +45,7 @@ class Blocking:
     height: int
     strip: int
     chunk: int | None
+    abreast: int = 1
 
 
 def row_count(rows: Expr) -> int | None:
@@ -104,7 +107,11 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
     rows, columns = row_count(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
     columns = None if columns is None else max(columns, 1)
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
-    tile = choose_tile(p, target, rows, columns, direct, rank)
+    tile, abreast = choose_tile(p, target, rows, columns, direct, rank), 1
+    if not direct and (rank == 0 or rows is None) and waits_for_b(p, target, rows, columns, None if steps is None or taps is None else steps * taps):
+        narrow = tile if rows is None else abreast_shape(target, p.dtype, rows)
+        if columns is None or columns > (ABREAST - 1) * narrow.columns:
+            tile, abreast = narrow, ABREAST
     size = p.b_dtype.itemsize_bytes * p.fold
     steps = None if steps is None else -(-steps // p.fold)
     groups = 1 if rows is None else max(1, round(rows / ROWS_OF_UNIT))
@@ -121,6 +128,8 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
         short = -(-wanted // (batches * -(-panels // strip)))
         if rows is not None and groups < short:
             height = -(-rows // (short * tile.rows)) * tile.rows
+    if abreast > 1:
+        strip = max(1, strip // abreast if rows is None else -(-strip // abreast)) * abreast
     chunk = None
     if p.taps and not p.joined and panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
         chunk = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size) // (steps or 1024))
@@ -128,7 +137,21 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
         most = max(1, target.l2_bytes // CHUNK_SHARE // (tile.columns * size))
         chunk = most if not steps else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
-    return Blocking(tile, shifted, height, strip, chunk)
+    return Blocking(tile, shifted, height, strip, chunk, abreast)
+
+
+def waits_for_b(p: Product, target: Target, rows: int | None, columns: int | None, depth: int | None) -> bool:
+    """Whether a product of few rows, or what it does where the run finds few, waits for memory, which gives more to several streams of `b` than to one.
+
+    Args:
+        rows, columns: how many, None where only the run knows.
+        depth: terms of a sum.
+    """
+    if target.isa != "avx2" or p.form is not None or p.channelwise or not p.dtype.is_float or depth is None or depth < ABREAST_STEPS:
+        return False
+    if rows is None:
+        return not p.taps and not p.guards
+    return 0 < rows <= ABREAST_ROWS and columns is not None and columns * depth * p.dtype.itemsize_bytes > target.l2_bytes
 
 
 def even_strip(panels: int, most: int, others: int, cores: int) -> int:

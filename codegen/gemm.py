@@ -4,7 +4,8 @@ One text serves matrix products, batched products and convolutions. A unit of wo
 
     for each unit:
         the address of each row (and, with taps, of each row of each tap; rows of padding point at a row of `fill`)
-        for each panel of columns:
+        if there are few rows, for each group of panels: tile that walks all of them side by side; stores
+        for each panel that is left of columns:
             for each chunk of the reduced dimension, for each block of rows:
                 register tile
                 after the last chunk: stores, row by row
@@ -125,7 +126,12 @@ class ProductText(ContractionText):
         panel = Scope(unit)
         self.panel(panel)
         strip = self.parameter(self.blocking.strip, "strip")
-        panel.close(f"for panel in range(strip * {strip}, min(strip * {strip} + {strip}, {self.parameter(panels, 'panels')})):")
+        start, stop = f"strip * {strip}", f"min(strip * {strip} + {strip}, {self.parameter(panels, 'panels')})"
+        if self.blocking.abreast > 1:
+            unit.lines += [f"start = {start}", f"stop = {stop}"]
+            start, stop = "start", "stop"
+            self.panels_abreast(unit)
+        panel.close(f"for panel in range({start}, {stop}):")
         unit.close("for unit in range(lo, hi):")
         self.finish()
         batches = extent_product(p.batch)
@@ -151,6 +157,13 @@ class ProductText(ContractionText):
             self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
             if self.by_row:
                 self.writer.function("row_tile", "register_tile", 1, *shape[1:], self.unit_step)
+            if self.blocking.abreast > 1:
+                self.writer.function("abreast_tile", "abreast_tile", self.abreast_rows, *shape[1:], self.unit_step, self.blocking.abreast)
+
+    @property
+    def abreast_rows(self) -> int:
+        """Rows of the tile that walks panels side by side."""
+        return 1 if self.by_row else self.blocking.tile.rows
 
     def gather(self, unit: Scope) -> None:
         """What is done with rows of `a` before they are multiplied: nothing, they are read in place."""
@@ -171,7 +184,10 @@ class ProductText(ContractionText):
         """Regions of scratch memory, the row of padding, the address of `a`."""
         p, tile, height = self.p, self.blocking.tile, self.blocking.height
         blocks = height // tile.rows if self.blocking.chunk is not None else 1
-        self.view("acc", blocks * tile.rows * tile.columns, self.number)
+        sums = blocks * tile.rows * tile.columns
+        if self.blocking.abreast > 1:
+            sums = max(sums, self.blocking.abreast * self.abreast_rows * tile.columns)
+        self.view("acc", sums, self.number)
         self.view("row_at", height, "int64")
         if len(p.rows) > 1 and self.row is None:
             for k in range(len(p.rows)):
@@ -312,15 +328,52 @@ class ProductText(ContractionText):
         self.close_tap_loops(scopes)
         block.close("for block in range(blocks):")
 
+    def panel_columns(self, panel: Scope, number: str) -> None:
+        """The first column of a panel, and how many it has where that is not the tile's width."""
+        width, n_columns = self.blocking.tile.columns, self.parameter(self.columns, "columns")
+        if self.blocking.shifted:
+            panel.lines.append(f"first_column = min({number} * {width}, {n_columns} - {width})")
+        else:
+            panel.lines += [f"first_column = {number} * {width}", f"width = min({width}, {n_columns} - first_column)"]
+
+    def panels_abreast(self, unit: Scope) -> None:
+        """Whole groups of panels, side by side, where a unit has few rows; `start` is the first panel that is left."""
+        p, tile, rows, abreast = self.p, self.blocking.tile, self.abreast_rows, self.blocking.abreast
+        few = Scope(unit, conditional=self.by_row)
+        group = Scope(few)
+        b_step = self.panel_start(group)
+        steps = self.parameter(p.groups, "groups of steps")
+        taps = self.parameter(self.taps, "taps") if p.taps else "1"
+        table = "table" if p.guards or p.taps else "row_at"
+        block = Scope(group)
+        apart = f"{self.parameter(p.depth, 'depth')} * {tile.columns}"
+        block.lines.append(f"abreast_tile(advanced({table}, top), {taps}, 0, {self.byte_step()}, {steps}, columns, {b_step}, {apart}, acc)")
+        panel = Scope(block)
+        self.panel_columns(panel, "(panel + beside)")
+        row = Scope(panel)
+        row.lines.append(f"at = (beside * {rows} + i - top) * {tile.columns}")
+        self.store_row(row)
+        row.close(f"for i in range(top, min(count, top + {rows})):")
+        panel.close(f"for beside in range({abreast}):")
+        block.close(f"for top in range(0, count, {rows}):")
+        group.close(f"for panel in range(start, stop - {abreast - 1}, {abreast}):")
+        few.lines.append(f"start += (stop - start) // {abreast} * {abreast}")
+        if self.by_row:
+            few.close(f"if count <= {FEW_LEFT}:")
+        else:
+            unit.lines += few.lines
+
+    def byte_step(self) -> str:
+        """Bytes between two steps of a row of `a`."""
+        p = self.p
+        return "0" if p.inner is None else self.emitter.value(integer.coefficient(p.a_offset, p.inner)[0] * self.size_bytes, self.root)
+
     def panel_start(self, panel: Scope) -> str:
         """Where the panel's columns of `b` lie; returns the step between its rows."""
         p, tile = self.p, self.blocking.tile
-        n_depth, n_columns = self.parameter(p.depth, "depth"), self.parameter(self.columns, "columns")
+        n_depth = self.parameter(p.depth, "depth")
         at = f"panel * {n_depth}"
-        if self.blocking.shifted:
-            panel.lines.append(f"first_column = min(panel * {tile.columns}, {n_columns} - {tile.columns})")
-        else:
-            panel.lines += [f"first_column = panel * {tile.columns}", f"width = min({tile.columns}, {n_columns} - first_column)"]
+        self.panel_columns(panel, "panel")
         if self.direct:
             start = p.b_offset
             for x in (*p.columns, *p.reduced):
@@ -342,7 +395,7 @@ class ProductText(ContractionText):
         size = tile.rows * tile.columns
         acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
         total = self.parameter(self.taps, "taps") if p.taps else self.parameter(p.groups, "groups of steps")
-        byte_step = "0" if p.inner is None else self.emitter.value(integer.coefficient(p.a_offset, p.inner)[0] * self.size_bytes, self.root)
+        byte_step = self.byte_step()
         if p.guards or p.taps:
             rows_at = f"advanced(table, (block * {self.parameter(self.taps, 'taps')}{' + k' if p.taps else ''}) * {tile.rows})"
         else:

@@ -10,6 +10,9 @@ from ..ir.target import Target
 ACCUMULATORS = (dt.float32, dt.float64, dt.int32, dt.int64, dt.uint32, dt.uint64)
 FEW_ROWS = (1, 2, 3, 4)
 WIDEST = 8  # vectors of a tile of few rows
+ABREAST = 4  # panels of b that a tile of few rows walks side by side
+ABREAST_ROWS = 3  # rows; more do not leave registers for so many panels
+ABREAST_VECTORS = 2  # of a panel, a line of memory; at most
 SPARE_REGISTERS = 4  # of a channel tile, for what is neither accumulator nor weight
 
 
@@ -36,6 +39,11 @@ def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     else:
         many = [(6, 2)] if target.isa == "avx2" else [(5, 2), (6, 2)]
     return tuple(TileShape(r, v, lanes) for r, v in few + many)
+
+
+def abreast_shape(target: Target, dtype: DType, rows: int) -> TileShape:
+    """The accumulators of one of the panels that a tile of few rows walks side by side: all of them, a vector of b and an element of each row fit the register file."""
+    return TileShape(rows, min(ABREAST_VECTORS, (target.vector_registers - 1 - rows) // (ABREAST * rows)), target.lanes(dtype.itemsize_bytes))
 
 
 def channel_shapes(target: Target, dtype: DType, columns: int | None, group: int) -> tuple[TileShape, ...]:

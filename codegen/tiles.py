@@ -102,7 +102,7 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
     arguments = (I64.as_pointer(), I64, I64, I64, I64, numbers, I64, numbers, I64, I1, I64, I64)
 
     def emit(f: ir.Function) -> None:
-        TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused).steps(unit)
+        TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused).steps(unit, *f.args)
 
     @intrinsic
     def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, c: Any, c_step: Any, first: Any, ahead: Any,
@@ -114,6 +114,36 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
             bd.call(local_function(bd.module, name, arguments, emit), [*values[:9], as_flag(bd, values[9]), *values[10:]])
             return ctx.get_dummy_value()
         return signature, lower
+    return tile
+
+
+@builder("abreast_tile")
+def abreast_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, unit: bool, panels: int) -> object:
+    """A tile of few rows that walks `panels` panels of b side by side: memory gives more to several streams than to one.
+
+    Returns:
+        Intrinsic `tile(table, taps, start, step, length, b, b_step, b_apart, c)`: the panels start `b_apart` elements apart; c[panel][row][column] lie densely and are
+        overwritten; the rest as in `register_tile`.
+    """
+    element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
+    scalar = llvm_scalar(element)
+    numbers = scalar.as_pointer()
+    name = f"sardonyx.abreast.{panels}x{rows}x{vectors}x{lanes}.{short}{'.unit' if unit else ''}"
+    arguments = (I64.as_pointer(), I64, I64, I64, I64, numbers, I64, I64, numbers)
+
+    def emit(f: ir.Function) -> None:
+        body = TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused)
+        body.panels, body.b_apart = panels, f.args[7]
+        body.steps(unit, *f.args[:7], f.args[8], I64(vectors * lanes), I1(1))
+
+    @intrinsic
+    def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, b_apart: Any, c: Any) -> Any:
+        whole = types.int64
+
+        def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+            bd.call(local_function(bd.module, name, arguments, emit), values)
+            return ctx.get_dummy_value()
+        return types.void(table, whole, whole, whole, whole, b, whole, whole, c), lower
     return tile
 
 
@@ -168,6 +198,7 @@ class TileBody:
         self.f, self.scalar, self.itemsize = function, scalar, itemsize
         self.rows, self.vectors, self.lanes, self.fused = rows, vectors, lanes, fused
         self.is_float = not isinstance(scalar, ir.IntType)
+        self.panels, self.b_apart = 1, I64(0)  # panels of b that are walked side by side, and the elements between them
         self.widened: DType | None = None  # the type of 8-bit elements of a that are widened
         self.madd: str | None = None  # multiplies pairs of 16-bit numbers and adds
         self.vector = ir.VectorType(scalar, lanes)
@@ -176,14 +207,14 @@ class TileBody:
     # ---- blocks
     def begin(self, c: ir.Value, first: ir.Value, following: ir.Block,
               c_step: ir.Value | None = None) -> tuple[list[tuple[ir.Value, ir.Value]], tuple[ir.Block, ir.Block], list[ir.Value]]:
-        """entry -> (zero | resume) -> following. Row i of the accumulators is at `c + i * c_step`, or they lie densely.
+        """entry -> (zero | resume) -> following. Row i of the accumulators (of each panel after the other) is at `c + i * c_step`, or they lie densely.
 
         Returns:
             What each accumulator starts from, (from zero, resumed); the two blocks; where each is kept.
         """
         bd, zero, resume = self.bd, self.f.append_basic_block("zero"), self.f.append_basic_block("resume")
         step = I64(self.vectors * self.lanes) if c_step is None else c_step
-        starts = [bd.gep(c, [bd.mul(step, I64(m))]) for m in range(self.rows)]
+        starts = [bd.gep(c, [bd.mul(step, I64(m))]) for m in range(self.panels * self.rows)]
         slots = [self.slot(row, n) for row in starts for n in range(self.vectors)]
         bd.cbranch(first, zero, resume)
         bd.position_at_end(resume)
@@ -199,14 +230,15 @@ class TileBody:
             self.bd.store(v, s, align=self.itemsize)
         self.bd.ret_void()
 
-    def steps(self, unit: bool) -> None:
-        """entry -> (zero | resume) -> taps -> steps -> tap_end -> done"""
+    def steps(self, unit: bool, table: ir.Value, taps: ir.Value, start: ir.Value, step: ir.Value, length: ir.Value, b: ir.Value, b_step: ir.Value, c: ir.Value,
+              c_step: ir.Value, first: ir.Value, ahead: ir.Value | None = None, ahead_step: ir.Value | None = None) -> None:
+        """entry -> (zero | resume) -> taps -> steps -> tap_end -> done; nothing is fetched ahead without `ahead`."""
         bd, f = self.bd, self.f
-        table, taps, start, step, length, b, b_step, c, c_step, first, ahead, ahead_step = f.args
         tap, steps, tap_end, done = (f.append_basic_block(n) for n in ("tap", "steps", "tap_end", "done"))
         starts, before, slots = self.begin(c, first, tap, c_step)
         bd.position_at_end(tap)
-        t, b0, ahead0 = self.phi(before, I64(0)), self.phi(before, b), self.phi(before, ahead)
+        t, b0 = self.phi(before, I64(0)), self.phi(before, b)
+        ahead0 = None if ahead is None else self.phi(before, ahead)
         outer = [self.phi(before, *s) for s in starts]
         base = bd.mul(t, I64(self.rows))
         a = [bd.inttoptr(bd.add(bd.load(bd.gep(table, [bd.add(base, I64(m))])), start), POINTER) for m in range(self.rows)]
@@ -215,19 +247,25 @@ class TileBody:
         bd.position_at_end(steps)
         k = self.phi((tap,), I64(0))
         offset = k if unit else self.phi((tap,), I64(0))
-        bp, coming = self.phi((tap,), b0), self.phi((tap,), ahead0)
+        bp = self.phi((tap,), b0)
+        coming = None if ahead0 is None else self.phi((tap,), ahead0)
         inner = [self.phi((tap,), o) for o in outer]
-        self.fetch(coming)
-        new = self.multiply(a, offset, unit, bp, inner)
-        k_next, bp_next, coming_next = bd.add(k, I64(1)), bd.gep(bp, [b_step]), bd.add(coming, ahead_step)
-        self.follow(steps, [(k, k_next), (bp, bp_next), (coming, coming_next), *zip(inner, new)])
+        if coming is not None:
+            self.fetch(coming)
+        new, size = [], self.rows * self.vectors
+        for p in range(self.panels):
+            panel = bp if p == 0 else bd.gep(bp, [bd.mul(self.b_apart, I64(p))])
+            new += self.multiply(a, offset, unit, panel, inner[p * size:(p + 1) * size])
+        k_next, bp_next = bd.add(k, I64(1)), bd.gep(bp, [b_step])
+        coming_next = None if coming is None else bd.add(coming, ahead_step)
+        self.follow(steps, [(k, k_next), (bp, bp_next), *([] if coming is None else [(coming, coming_next)]), *zip(inner, new)])
         if not unit:
             self.follow(steps, [(offset, bd.add(offset, step))])
         bd.cbranch(bd.icmp_signed("<", k_next, length), steps, tap_end)
 
         bd.position_at_end(tap_end)
         t_next = bd.add(t, I64(1))
-        self.follow(tap_end, [(t, t_next), (b0, bp_next), (ahead0, coming_next), *zip(outer, new)])
+        self.follow(tap_end, [(t, t_next), (b0, bp_next), *([] if ahead0 is None else [(ahead0, coming_next)]), *zip(outer, new)])
         bd.cbranch(bd.icmp_signed("<", t_next, taps), tap, done)
         bd.position_at_end(done)
         self.finish(slots, new)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,54 @@ def test_products_of_few_rows_read_little_padding(m: int, n: int) -> None:
         panels = -(-n // chosen.columns)
         assert chosen.rows == tile.rows and panels == -(-n // tile.columns)
         assert panels * chosen.columns - n <= max(n / WASTE_SHARE, panels * tile.lanes)
+
+
+SMALL_CACHE = replace(targets.parse("x86-64-v3"), l2_bytes=1 << 14)  # which the weights below exceed
+RUNS_AVX2 = pytest.mark.skipif(host_target().isa not in ("avx2", "avx512"), reason="an x86 processor with AVX2 runs these")
+
+
+@RUNS_AVX2
+@pytest.mark.parametrize("dtype", [dt.float32, dt.float64])
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("n", [63, 64, 65, 100, 128, 200])
+def test_panels_side_by_side_give_the_bits_of_panels_one_after_another(m: int, n: int, dtype: DType) -> None:
+    nest, a, b = product(m, n, 131, dtype, relu=True)
+    x, y = values(dtype, m, 131), values(dtype, 131, n)
+    beside = Scheduled(nest, {a: x, b: y}, constants={b}, target=SMALL_CACHE)
+    assert "abreast_tile" in beside.ready[-1][0].kernel.text
+    beside.run(split=2)
+    after, = run(nest, {a: x, b: y}, constants={b}, target=targets.parse("x86-64-v3"))
+    close(after, np.maximum(x @ y, 0))
+    np.testing.assert_array_equal(beside.get(nest.outputs[0]), after)
+
+
+@RUNS_AVX2
+@pytest.mark.parametrize("m", [0, 1, 2, 3, 7, 130])
+@pytest.mark.parametrize("n", [49, 64, 150, 1000])
+def test_few_rows_of_an_unknown_number_walk_panels_side_by_side(m: int, n: int) -> None:
+    nest, a, b = product(ex.sym("M"), n, 150)
+    x, y = values(dt.float32, m, 150), values(dt.float32, 150, n)
+    scheduled = Scheduled(nest, {a: x, b: y}, constants={b}, target=SMALL_CACHE, sizes={"M": m})
+    assert "abreast_tile" in scheduled.ready[-1][0].kernel.text
+    scheduled.run()
+    found = scheduled.get(nest.outputs[0])
+    close(found, x @ y)
+    if m:
+        alone = Scheduled(nest, {a: x[:1], b: y}, constants={b}, target=SMALL_CACHE, sizes={"M": 1})
+        alone.run()
+        np.testing.assert_array_equal(alone.get(nest.outputs[0]), found[:1])
+
+
+@RUNS_AVX2
+@pytest.mark.parametrize("image,pad", [(3, 0), (2, 1)])
+def test_a_convolution_of_few_places_walks_panels_side_by_side(image: int, pad: int) -> None:
+    """Taps, and padding that some of them meet."""
+    nest, (tx, tw, tb, ty), _ = convolution((1, 32, image, 3), (70, 32, 3, 3), (1, 1), (1, 1), (pad, 0, pad, 0))
+    x, w, bias = values(dt.float32, 1, 32, image, 3), values(dt.float32, 70, 32, 3, 3), values(dt.float32, 70)
+    scheduled = Scheduled(nest, {tx: x, tw: w, tb: bias}, {t: CHANNELS_LAST[4] for t in (tx, ty)}, {tw, tb}, target=SMALL_CACHE)
+    assert "abreast_tile" in scheduled.ready[-1][0].kernel.text
+    scheduled.run()
+    close(scheduled.get(ty), np.maximum(convolve(x, w, (1, 1), (1, 1), (pad, 0, pad, 0), 1) + bias[:, None, None], 0))
 
 
 @pytest.mark.parametrize("m,n,k", [(0, 40, 5), (9, 0, 5), (9, 40, 0), (0, 1, 3), (1, 0, 3)])
@@ -301,7 +350,7 @@ def test_kernels_compile_for_every_target(name: str) -> None:
                 assert compile_kernel(part.kernel, target)
 
 
-@pytest.mark.skipif(host_target().isa not in ("avx2", "avx512"), reason="an x86 processor with AVX2 runs these")
+@RUNS_AVX2
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3"])
 def test_lesser_targets_run_here(name: str) -> None:
     nest, a, b = product(33, 50, 20, relu=True)
