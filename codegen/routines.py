@@ -15,9 +15,10 @@ from ..ir.target import Target
 from . import mathlib
 
 NAMESPACE = frozenset(
-    ["math", "np", "device", "load", "store", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "complex64", "complex128"]
+    ["math", "np", "device", "load", "store", "add_panel_product",
+     "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "complex64", "complex128"]
 )
-ACCESSORS = (("load", "load", ()), ("store", "store", ()))
+INTRINSICS = (("load", "load", ()), ("store", "store", ()), ("add_panel_product", "panel_product", ()))
 Number = int | float | bool
 
 
@@ -32,7 +33,7 @@ def routine_call(nest: RoutineNest, target: Target) -> KernelCall:
     types = tuple(t.dtype for t in buffers)
     written = (False,) * len(nest.inputs) + (True,) * len(nest.results)
     name = "_".join(("routine", nest.routine.name, *dict.fromkeys(t.short for t in types)))
-    constants = tuple(c for c in ACCESSORS if f"{c[0]}(" in text)
+    constants = tuple(c for c in INTRINSICS if f"{c[0]}(" in text)
     called = dict.fromkeys(n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
     constants += tuple(mathlib.needed(name) for name in called if mathlib.is_name(name))
     kernel = KernelSource(name, text, types, written, len(nest.parameters), ("contract",), constants)

@@ -45,6 +45,12 @@ def recurrent() -> tuple[list, list, Weights]:
     return nodes, [7, 24], {"w": normal(1, 1, 80, 24), "r": normal(2, 1, 80, 20), "zero": np.zeros(1, np.int64)}
 
 
+def wide_recurrent() -> tuple[list, list, Weights]:
+    """A GRU of more than one panel of columns."""
+    nodes = [make("Transpose", ["x"], ["t"], perm=[1, 0, 2]), make("GRU", ["t", "w", "r"], ["s", "h"], hidden_size=140), make("Squeeze", ["h", "zero"], ["y"])]
+    return nodes, [4, 24], {"w": normal(1, 1, 420, 24), "r": normal(2, 1, 420, 140), "zero": np.zeros(1, np.int64)}
+
+
 def session_of(build: Callable[[], tuple[list, list, Weights]], threads: int) -> tuple[InferenceSession, Sequence[int]]:
     nodes, shape, weights = build()
     tensors = [onnx.numpy_helper.from_array(a, k) for k, a in weights.items()]
@@ -54,7 +60,7 @@ def session_of(build: Callable[[], tuple[list, list, Weights]], threads: int) ->
     return InferenceSession(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11).SerializeToString(), options), shape
 
 
-@pytest.mark.parametrize("build", [dense, picture, attention, recurrent])
+@pytest.mark.parametrize("build", [dense, picture, attention, recurrent, wide_recurrent])
 def test_rows_do_not_depend_on_their_batch(build: Callable[[], tuple[list, list, Weights]]) -> None:
     alone, shape = session_of(build, 1)
     together, _ = session_of(build, 3)

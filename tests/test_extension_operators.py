@@ -180,7 +180,7 @@ def lstm_reference(x: np.ndarray, w: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hidden", (127, 128, 130, 257))
-@pytest.mark.parametrize("batch", (1, 3, 4, 6))
+@pytest.mark.parametrize("batch", (1, 2, 3, 4, 6, 11))
 def test_recurrent_layers_of_every_width_agree_with_their_formula(hidden: int, batch: int) -> None:
     rng = np.random.default_rng(hidden + batch)
     x = rng.standard_normal((3, batch, 5)).astype(np.float32)
@@ -192,6 +192,28 @@ def test_recurrent_layers_of_every_width_agree_with_their_formula(hidden: int, b
                               opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     y, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     np.testing.assert_allclose(y[:, 0], lstm_reference(x, w, r), rtol=0, atol=4 * hidden * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("after", (0, 1))
+@pytest.mark.parametrize(("hidden", "batch"), ((5, 2), (100, 3), (130, 5), (300, 9)))
+def test_gated_units_agree_with_their_formula(hidden: int, batch: int, after: int) -> None:
+    rng = np.random.default_rng(hidden)
+    x = rng.standard_normal((3, batch, 5)).astype(np.float32)
+    w, r, b = ((rng.standard_normal(s) / np.sqrt(hidden)).astype(np.float32) for s in ((3 * hidden, 5), (3 * hidden, hidden), (6 * hidden,)))
+    node = helper.make_node("GRU", ["x", "w", "r", "b"], ["y"], hidden_size=hidden, linear_before_reset=after)
+    model = helper.make_model(helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
+                                                [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                                                [numpy_helper.from_array(a[None], name) for a, name in ((w, "w"), (r, "r"), (b, "b"))]),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    y, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    h = np.zeros((batch, hidden))
+    (w_z, w_r, w_h), (r_z, r_r, r_h) = (np.split(a.astype(np.float64), 3) for a in (w, r))
+    b_z, b_r, b_h, s_z, s_r, s_h = np.split(b.astype(np.float64), 6)
+    for t, row in enumerate(x.astype(np.float64)):
+        update, reset = (1 / (1 + np.exp(-(row @ m.T + h @ q.T + u + v))) for m, q, u, v in ((w_z, r_z, b_z, s_z), (w_r, r_r, b_r, s_r)))
+        recurrent = reset * (h @ r_h.T + s_h) if after else (reset * h) @ r_h.T + s_h
+        h = (1 - update) * np.tanh(row @ w_h.T + b_h + recurrent) + update * h
+        np.testing.assert_allclose(y[t, 0], h, rtol=0, atol=4 * hidden * np.finfo(np.float32).eps)
 
 
 def test_softmax_of_far_apart_elements_has_no_denormal_results() -> None:

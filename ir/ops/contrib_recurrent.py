@@ -12,7 +12,7 @@ from ..expr import Expr, Tensor
 from ..loops import Routine
 from .base import Lowering, Sample, register
 from .quantisation import requantize, saturate
-from .recurrent import BLOCK, INITIAL_C, INITIAL_H, KEEP, LENGTHS, LSTM, LSTM_ROUTINE, PANEL, REVERSE, Layer, add_products, lstm_cell
+from .recurrent import INITIAL_C, INITIAL_H, KEEP, LENGTHS, LSTM, LSTM_ROUTINE, REVERSE, Layer, add_products, lstm_cell, whole_panels
 
 DOMAIN = "com.microsoft"
 F32 = dt.float32
@@ -48,10 +48,11 @@ def code_states(h, codes, real, lengths, d, step, batch, size, h_direction, h_ro
             codes[(d * batch + b) * size + j] = min(max(half_even(h[at + j] / real[2 * d]), -zero), MOST - zero)
 
 
-def coded_lstm(x, r, scales, h_first, c_first, lengths, peep, y, h, c, work, codes, real, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
+def coded_lstm(x, r, scales, h_first, c_first, lengths, peep, y, h, c, work, codes, real, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, block, blocks,
+               lo, hi):
     """`lstm` with states in codes: r holds whole numbers in panels, scales what one of each column is worth. A unit is a direction."""
     width = 4 * size
-    gate = (size + PANEL - 1) // PANEL * PANEL * size
+    room = whole_panels(width)
     for d in range(lo, hi):
         for b in range(batch):
             at = d * h_direction + b * h_row
@@ -60,14 +61,13 @@ def coded_lstm(x, r, scales, h_first, c_first, lengths, peep, y, h, c, work, cod
                 c[at + j] = c_first[at + j] if INITIAL_C else 0
         for step in range(steps):
             code_states(h, codes, real, lengths, d, step, batch, size, h_direction, h_row)
-            for k in range(d * batch * width, (d + 1) * batch * width):
+            for k in range(d * batch * room, (d + 1) * batch * room):
                 work[k] = 0
-            for low in range(0, batch, BLOCK):
-                add_products(work, (d * batch + low) * width, width, codes, (d * batch + low) * size, size, min(BLOCK, batch - low), r, d * 4 * gate, size, 4, step)
+            add_products(work, d * batch * room, room, codes, d * batch * size, size, batch, r, d * room * size, size, width, step)
             for b in range(batch):
                 count = lengths[b] if LENGTHS else steps
                 at = d * h_direction + b * h_row
-                w = (d * batch + b) * width
+                w = (d * batch + b) * room
                 if step < count:
                     t = count - 1 - step if REVERSE or d > 0 else step
                     source = ((d * steps + t) * batch + b) * width
@@ -163,9 +163,9 @@ class DynamicQuantizeLSTM(LSTM):
         layer = self.layer(n)
         product = self.input_product(n, layer)
         scales = n.map((layer.directions, layer.hidden * 4), lambda d, j: of_column(n.input(10), d, j), F32)
-        inputs = [product, scales, self.wide(n, 5, layer, product), self.wide(n, 6, layer, product), self.lengths(n), self.wide(n, 7, layer, product)]
+        inputs = [product, self.panels(n, layer, 0, 4), scales, self.wide(n, 5, layer, product), self.wide(n, 6, layer, product), self.lengths(n), self.wide(n, 7, layer, product)]
         flags = {"INITIAL_C": n.has(6), "PEEPHOLES": n.has(7), "INPUT_FORGET": bool(n.attr("input_forget", 0))}
-        work = [(layer.directions, layer.batch, layer.hidden * 4), (layer.directions, layer.batch, layer.hidden), (layer.directions, 2)]
+        work = [self.room(layer, 4), (layer.directions, layer.batch, layer.hidden), (layer.directions, 2)]
         return self.run(n, layer, inputs, 2, work, flags)
 
     def samples(self) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
 """Recurrent layers: the input product of all time steps as one contraction, then the recurrence as a routine.
 
-A unit of the routines is one direction and a block of BLOCK batch rows. The recurrent weights lie in panels of PANEL columns, [direction, gate, panel, hidden, PANEL],
-and steps go through the panels up and down in turn, so that those that the cache still holds from the step before come first.
+A unit of the routines is one direction and a block of batch rows. The recurrent weights of gates that take the same state lie in panels of PANEL columns,
+[direction, panel, hidden, PANEL], and steps go through the panels up and down in turn, so that those that the cache still holds from the step before come first.
+Sums of a row have room for whole panels.
 """
 from __future__ import annotations
 
@@ -18,10 +19,12 @@ from ..dtypes import DType
 from ..expr import Expr, ExprLike, Tensor
 from ..loops import Routine
 from .base import Lowering, Op, Sample, register
-from .functions import sigmoid_f32, sigmoid_f64, tanh_f32, tanh_f64
+from .functions import add_panel_product, sigmoid_f32, sigmoid_f64, tanh_f32, tanh_f64
 
-BLOCK = 4
+ROWS = 4  # that `add_panel_product` takes
 PANEL = 128  # columns
+SLICE = 64  # columns of which the weights stay in the cache for all rows of a unit
+LARGE = 1 << 18  # recurrent weights that the second-level cache does not hold beside all else: then a unit has more rows
 # Constants of a call; a call gives its own values.
 DOUBLE, REVERSE, LENGTHS, INITIAL_H, INITIAL_C, PEEPHOLES, KEEP, CLIP, INPUT_FORGET, RESET_AFTER = False, False, False, False, False, False, True, 0.0, False, False
 F0, F0_ALPHA, F0_BETA, G0, G0_ALPHA, G0_BETA, H0, H0_ALPHA, H0_BETA = 0, 0.0, 0.0, 0, 0.0, 0.0, 0, 0.0, 0.0
@@ -91,73 +94,26 @@ def clipped(x):
     return x
 
 
-def add_panel(total, at, state, first, weights, base, size):
-    """total[at + j] += sum over k < size of state[first + k] * weights[base + k * PANEL + j] for a whole panel, eight k at a time."""
-    k = 0
-    while k + 8 <= size:
-        s0, s1, s2, s3 = state[first + k], state[first + k + 1], state[first + k + 2], state[first + k + 3]
-        s4, s5, s6, s7 = state[first + k + 4], state[first + k + 5], state[first + k + 6], state[first + k + 7]
-        row = base + k * PANEL
-        for j in range(PANEL):
-            low = s0 * weights[row + j] + s1 * weights[row + PANEL + j] + s2 * weights[row + 2 * PANEL + j] + s3 * weights[row + 3 * PANEL + j]
-            high = s4 * weights[row + 4 * PANEL + j] + s5 * weights[row + 5 * PANEL + j] + s6 * weights[row + 6 * PANEL + j] + s7 * weights[row + 7 * PANEL + j]
-            total[at + j] += low + high
-        k += 8
-    while k < size:
-        s0 = state[first + k]
-        row = base + k * PANEL
-        for j in range(PANEL):
-            total[at + j] += s0 * weights[row + j]
-        k += 1
+def whole_panels(columns):
+    return (columns + PANEL - 1) // PANEL * PANEL
 
 
-def add_part(total, at, state, first, weights, base, size, columns):
-    """`add_panel` for the first columns of a panel."""
-    for k in range(size):
-        s0 = state[first + k]
-        row = base + k * PANEL
-        for j in range(columns):
-            total[at + j] += s0 * weights[row + j]
-
-
-def add_four(total, at, between, state, first, apart, weights, base, size, columns):
-    """`add_part` for four states, `apart` elements from each other, which share every load of the weights."""
-    for k in range(size):
-        s0 = state[first + k]
-        s1 = state[first + apart + k]
-        s2 = state[first + 2 * apart + k]
-        s3 = state[first + 3 * apart + k]
-        row = base + k * PANEL
-        for j in range(columns):
-            w = weights[row + j]
-            total[at + j] += s0 * w
-            total[at + between + j] += s1 * w
-            total[at + 2 * between + j] += s2 * w
-            total[at + 3 * between + j] += s3 * w
-
-
-def add_products(total, at, between, state, first, apart, rows, weights, base, size, gates, step):
-    """total[row, gate, j] += sum over k < size of state[row, k] * weight[gate, j, k]: `rows` states, `gates` gates whose panels start at `base`.
+def add_products(total, at, between, state, first, apart, rows, weights, base, size, columns, step):
+    """total[row, j] += sum over k < size of state[row, k] * weight[j, k], for `rows` states and all columns of panels that start at `base`.
 
     Args:
         between, apart: elements from row to row of the totals and of the states.
         step: even ones go through the panels upwards, odd ones downwards.
     """
-    panels = (size + PANEL - 1) // PANEL
-    for q in range(gates * panels):
-        p = gates * panels - 1 - q if step % 2 == 1 else q
-        column = p % panels * PANEL
-        columns = min(PANEL, size - column)
-        to = at + p // panels * size + column
-        start = base + p * size * PANEL
-        if rows == 4:
-            add_four(total, to, between, state, first, apart, weights, start, size, columns)
-        else:
-            for i in range(rows):
-                if columns == PANEL:
-                    add_panel(total, to + i * between, state, first + i * apart, weights, start, size)
-                else:
-                    add_part(total, to + i * between, state, first + i * apart, weights, start, size, columns)
+    panels = (columns + PANEL - 1) // PANEL
+    wide = PANEL if rows <= ROWS else SLICE
+    for q in range(panels):
+        p = panels - 1 - q if step % 2 == 1 else q
+        for column in range(p * PANEL, min(columns, p * PANEL + PANEL), wide):
+            start = base + p * PANEL * (size - 1) + column
+            for i in range(0, rows, ROWS):
+                add_panel_product(total, at + i * between + column, between, state, first + i * apart, apart, min(ROWS, rows - i), weights, start, PANEL, size,
+                                  min(wide, columns - column))
 
 
 def lstm_cell(d, gates, w, h, c, at, peep, size):
@@ -181,14 +137,14 @@ def lstm_cell(d, gates, w, h, c, at, peep, size):
 
 
 # ----------------------------------------------------------------------------------------------------------------- routines
-def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
+def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, block, blocks, lo, hi):
     """Gates i, o, f, c: x holds the input products [direction, step, row, 4 * size], r the recurrent weights in panels."""
     width = 4 * size
-    gate = (size + PANEL - 1) // PANEL * PANEL * size
+    room = whole_panels(width)
     for unit in range(lo, hi):
         d = unit // blocks
-        low = unit % blocks * BLOCK
-        high = min(low + BLOCK, batch)
+        low = unit % blocks * block
+        high = min(low + block, batch)
         for b in range(low, high):
             at = d * h_direction + b * h_row
             begins = lengths[b] > 0 if LENGTHS else True
@@ -198,50 +154,7 @@ def lstm(x, r, h_first, c_first, lengths, peep, y, h, c, work, steps, batch, siz
         for step in range(steps):
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
-                if step < count:
-                    t = count - 1 - step if REVERSE or d > 0 else step
-                    source = ((d * steps + t) * batch + b) * width
-                    for j in range(width):
-                        work[(d * batch + b) * width + j] = x[source + j]
-                else:
-                    for j in range(width):
-                        work[(d * batch + b) * width + j] = 0
-            add_products(work, (d * batch + low) * width, width, h, d * h_direction + low * h_row, h_row, high - low, r, d * 4 * gate, size, 4, step)
-            for b in range(low, high):
-                count = lengths[b] if LENGTHS else steps
-                at = d * h_direction + b * h_row
-                w = (d * batch + b) * width
-                if step < count:
-                    t = count - 1 - step if REVERSE or d > 0 else step
-                    lstm_cell(d, work, w, h, c, at, peep, size)
-                    if KEEP:
-                        to = t * y_step + d * y_direction + b * y_row
-                        for j in range(size):
-                            y[to + j] = h[at + j]
-                elif KEEP:
-                    for j in range(size):
-                        y[step * y_step + d * y_direction + b * y_row + j] = 0
-
-
-def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
-    """Gates z, r, h; with RESET_AFTER the reset gate multiplies the recurrent product plus its bias, else the state."""
-    width = 3 * size
-    gate = (size + PANEL - 1) // PANEL * PANEL * size
-    for unit in range(lo, hi):
-        d = unit // blocks
-        low = unit % blocks * BLOCK
-        high = min(low + BLOCK, batch)
-        base = d * 3 * gate
-        for b in range(low, high):
-            at = d * h_direction + b * h_row
-            begins = lengths[b] > 0 if LENGTHS else True
-            for j in range(size):
-                h[at + j] = h_first[at + j] if INITIAL_H and begins else 0
-        for step in range(steps):
-            for b in range(low, high):
-                count = lengths[b] if LENGTHS else steps
-                w = (d * batch + b) * width
-                e = (d * batch + b) * size
+                w = (d * batch + b) * room
                 if step < count:
                     t = count - 1 - step if REVERSE or d > 0 else step
                     source = ((d * steps + t) * batch + b) * width
@@ -250,34 +163,13 @@ def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_s
                 else:
                     for j in range(width):
                         work[w + j] = 0
-                for j in range(size):
-                    extra[e + j] = bias[d * size + j] if RESET_AFTER else 0
-            first = d * h_direction + low * h_row
-            start = (d * batch + low) * width
-            add_products(work, start, width, h, first, h_row, high - low, r, base, size, 2, step)
-            if RESET_AFTER:
-                add_products(extra, (d * batch + low) * size, size, h, first, h_row, high - low, r, base + 2 * gate, size, 1, step)
-            for b in range(low, high):
-                w = (d * batch + b) * width
-                e = (d * batch + b) * size
-                at = d * h_direction + b * h_row
-                for j in range(size):
-                    reset = activate_f(d, clipped(work[w + size + j]))
-                    if RESET_AFTER:
-                        work[w + 2 * size + j] += reset * extra[e + j]
-                    else:
-                        extra[e + j] = reset * h[at + j]
-            if not RESET_AFTER:
-                add_products(work, start + 2 * size, width, extra, (d * batch + low) * size, size, high - low, r, base + 2 * gate, size, 1, step)
+            add_products(work, (d * batch + low) * room, room, h, d * h_direction + low * h_row, h_row, high - low, r, d * room * size, size, width, step)
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
-                w = (d * batch + b) * width
                 at = d * h_direction + b * h_row
                 if step < count:
                     t = count - 1 - step if REVERSE or d > 0 else step
-                    for j in range(size):
-                        update = activate_f(d, clipped(work[w + j]))
-                        h[at + j] = (1 - update) * activate_g(d, clipped(work[w + 2 * size + j])) + update * h[at + j]
+                    lstm_cell(d, work, (d * batch + b) * room, h, c, at, peep, size)
                     if KEEP:
                         to = t * y_step + d * y_direction + b * y_row
                         for j in range(size):
@@ -287,13 +179,20 @@ def gru(x, r, h_first, lengths, bias, y, h, work, extra, steps, batch, size, y_s
                         y[step * y_step + d * y_direction + b * y_row + j] = 0
 
 
-def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, blocks, lo, hi):
-    """One gate: h = f(input product + h R')."""
-    gate = (size + PANEL - 1) // PANEL * PANEL * size
+def gru(x, r, q, h_first, lengths, bias, y, h, work, own, kept, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, block, blocks, lo, hi):
+    """Gates z, r, h; with RESET_AFTER the reset gate multiplies the recurrent product plus its bias, else the state.
+
+    r holds the weights of all gates with RESET_AFTER, else those of z and r, and q those of h; `own` is for the sums of h then, `kept` for the states that r lets through.
+    """
+    width = 3 * size
+    gates = 3 * size if RESET_AFTER else 2 * size
+    room = whole_panels(gates)
+    part = whole_panels(size)
     for unit in range(lo, hi):
         d = unit // blocks
-        low = unit % blocks * BLOCK
-        high = min(low + BLOCK, batch)
+        low = unit % blocks * block
+        high = min(low + block, batch)
+        first = d * h_direction + low * h_row
         for b in range(low, high):
             at = d * h_direction + b * h_row
             begins = lengths[b] > 0 if LENGTHS else True
@@ -302,19 +201,84 @@ def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direct
         for step in range(steps):
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
+                w = (d * batch + b) * room
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    source = ((d * steps + t) * batch + b) * width
+                    for j in range(2 * size):
+                        work[w + j] = x[source + j]
+                    if not RESET_AFTER:
+                        for j in range(size):
+                            own[(d * batch + b) * part + j] = x[source + 2 * size + j]
+                else:
+                    for j in range(2 * size):
+                        work[w + j] = 0
+                    if not RESET_AFTER:
+                        for j in range(size):
+                            own[(d * batch + b) * part + j] = 0
+                if RESET_AFTER:
+                    for j in range(size):
+                        work[w + 2 * size + j] = bias[d * size + j]
+            add_products(work, (d * batch + low) * room, room, h, first, h_row, high - low, r, d * room * size, size, gates, step)
+            if not RESET_AFTER:
+                for b in range(low, high):
+                    w = (d * batch + b) * room
+                    at = d * h_direction + b * h_row
+                    for j in range(size):
+                        kept[(d * batch + b) * size + j] = activate_f(d, clipped(work[w + size + j])) * h[at + j]
+                add_products(own, (d * batch + low) * part, part, kept, (d * batch + low) * size, size, high - low, q, d * part * size, size, size, step)
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                w = (d * batch + b) * room
+                at = d * h_direction + b * h_row
+                if step < count:
+                    t = count - 1 - step if REVERSE or d > 0 else step
+                    source = ((d * steps + t) * batch + b) * width
+                    for j in range(size):
+                        if RESET_AFTER:
+                            candidate = x[source + 2 * size + j] + activate_f(d, clipped(work[w + size + j])) * work[w + 2 * size + j]
+                        else:
+                            candidate = own[(d * batch + b) * part + j]
+                        update = activate_f(d, clipped(work[w + j]))
+                        h[at + j] = (1 - update) * activate_g(d, clipped(candidate)) + update * h[at + j]
+                    if KEEP:
+                        to = t * y_step + d * y_direction + b * y_row
+                        for j in range(size):
+                            y[to + j] = h[at + j]
+                elif KEEP:
+                    for j in range(size):
+                        y[step * y_step + d * y_direction + b * y_row + j] = 0
+
+
+def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direction, y_row, h_direction, h_row, block, blocks, lo, hi):
+    """One gate: h = f(input product + h R')."""
+    room = whole_panels(size)
+    for unit in range(lo, hi):
+        d = unit // blocks
+        low = unit % blocks * block
+        high = min(low + block, batch)
+        for b in range(low, high):
+            at = d * h_direction + b * h_row
+            begins = lengths[b] > 0 if LENGTHS else True
+            for j in range(size):
+                h[at + j] = h_first[at + j] if INITIAL_H and begins else 0
+        for step in range(steps):
+            for b in range(low, high):
+                count = lengths[b] if LENGTHS else steps
+                w = (d * batch + b) * room
                 if step < count:
                     t = count - 1 - step if REVERSE or d > 0 else step
                     source = ((d * steps + t) * batch + b) * size
                     for j in range(size):
-                        work[(d * batch + b) * size + j] = x[source + j]
+                        work[w + j] = x[source + j]
                 else:
                     for j in range(size):
-                        work[(d * batch + b) * size + j] = 0
-            add_products(work, (d * batch + low) * size, size, h, d * h_direction + low * h_row, h_row, high - low, r, d * gate, size, 1, step)
+                        work[w + j] = 0
+            add_products(work, (d * batch + low) * room, room, h, d * h_direction + low * h_row, h_row, high - low, r, d * room * size, size, size, step)
             for b in range(low, high):
                 count = lengths[b] if LENGTHS else steps
                 at = d * h_direction + b * h_row
-                w = (d * batch + b) * size
+                w = (d * batch + b) * room
                 if step < count:
                     t = count - 1 - step if REVERSE or d > 0 else step
                     for j in range(size):
@@ -328,8 +292,8 @@ def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direct
                         y[step * y_step + d * y_direction + b * y_row + j] = 0
 
 
-SCALAR_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, activate_g, activate_h, clipped, add_panel, add_part, add_four, add_products)
-SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, add_panel, add_part, add_four, add_products)
+SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, whole_panels, add_products)
+SCALAR_HELPERS = (*SINGLE_HELPERS, activate_g, activate_h)
 LSTM_ROUTINE = Routine("lstm", lstm, (*SCALAR_HELPERS, lstm_cell))
 GRU_ROUTINE = Routine("gru", gru, tuple(f for f in SCALAR_HELPERS if f is not activate_h))
 RNN_ROUTINE = Routine("rnn", rnn, SINGLE_HELPERS)
@@ -450,23 +414,32 @@ class Recurrent(Op):
         """The number of valid steps of each row; any int32 tensor where all are."""
         return n.optional(4) or n.constant(np.zeros(1, np.int32))
 
+    def panels(self, n: Lowering, layer: Layer, first: int, gates: int) -> Tensor:
+        """The recurrent weights of `gates` gates from `first` on, in panels: [direction, panel, hidden, PANEL]."""
+        columns = layer.hidden * gates
+        return n.map((layer.directions, ex.ceildiv(columns, PANEL), layer.hidden, PANEL),
+                     lambda d, p, k, j: self.recurrent_weight(n, d, layer.hidden * first + ex.minimum(p * PANEL + j, columns - 1), k), layer.kind)
+
+    @staticmethod
+    def room(layer: Layer, gates: int) -> tuple[ExprLike, ...]:
+        """Shape of the sums of `gates` gates."""
+        return (layer.directions, layer.batch, ex.ceildiv(layer.hidden * gates, PANEL) * PANEL)
+
     def run(self, n: Lowering, layer: Layer, inputs: Sequence[Tensor], states: int, work: Sequence[Sequence[ExprLike]],
             flags: Mapping[str, int | float | bool]) -> list[Tensor | None]:
-        """Call the routine with the panels of recurrent weights after its first input; returns Y and the final states in the input's type.
+        """Call the routine; returns Y and the final states in the input's type.
 
         Args:
-            inputs: the routine's inputs but the weights.
+            inputs: the routine's inputs.
             states: number of final states.
             work: shapes of working memory.
             flags: constants beyond those that all layers have.
         """
         x = n.input(0)
-        panels = ex.ceildiv(layer.hidden, PANEL)
-        weights = n.map((layer.directions, self.gates, panels, layer.hidden, PANEL),
-                        lambda d, g, p, k, j: self.recurrent_weight(n, d, g * layer.hidden + ex.minimum(p * PANEL + j, layer.hidden - 1), k), layer.kind)
         outputs = [(layer.kind, layer.sequence() if n.wants(0) else (1,)), *((layer.kind, layer.state()) for _ in range(states)), *((layer.kind, s) for s in work)]
-        blocks = ex.const(1) if self.whole_batch else ex.ceildiv(layer.batch, BLOCK)
-        found = n.routine(self.routine, [inputs[0], weights, *inputs[1:]], outputs, [layer.steps, layer.batch, layer.hidden, *layer.strides(), blocks],
+        block = layer.batch if self.whole_batch else ex.where(layer.hidden * layer.hidden * self.gates <= LARGE, ROWS, 2 * ROWS)
+        blocks = ex.const(1) if self.whole_batch else ex.ceildiv(layer.batch, block)
+        found = n.routine(self.routine, inputs, outputs, [layer.steps, layer.batch, layer.hidden, *layer.strides(), block, blocks],
                           units=blocks * layer.directions, constants={**self.constants(n, layer), **flags})
         return [self.narrow(n, t, x.dtype) if n.wants(k) else None for k, t in enumerate(found[:1 + states])]
 
@@ -501,9 +474,9 @@ class LSTM(Recurrent):
     def lower(self, n: Lowering) -> list[Tensor | None]:
         layer = self.layer(n)
         product = self.input_product(n, layer)
-        inputs = [product, self.wide(n, 5, layer, product), self.wide(n, 6, layer, product), self.lengths(n), self.wide(n, 7, layer, product)]
+        inputs = [product, self.panels(n, layer, 0, 4), self.wide(n, 5, layer, product), self.wide(n, 6, layer, product), self.lengths(n), self.wide(n, 7, layer, product)]
         flags = {"INITIAL_C": n.has(6), "PEEPHOLES": n.has(7), "INPUT_FORGET": bool(n.attr("input_forget", 0))}
-        return self.run(n, layer, inputs, 2, [(layer.directions, layer.batch, layer.hidden * 4)], flags)
+        return self.run(n, layer, inputs, 2, [self.room(layer, 4)], flags)
 
     def samples(self) -> Iterator[Sample]:
         return self.cases(3)
@@ -523,12 +496,15 @@ class GRU(Recurrent):
         layer = self.layer(n)
         product = self.input_product(n, layer)
         bias, after = n.optional(3), bool(n.attr("linear_before_reset", 0))
-        rest = product
+        rest, weights, own = product, self.panels(n, layer, 0, 3 if after else 2), product
         if after:
             rest = n.map((layer.directions, layer.hidden),
                          lambda d, j: ex.const(0, layer.kind) if bias is None else bias[d, layer.hidden * 5 + j], layer.kind)
-        work = [(layer.directions, layer.batch, layer.hidden * 3), (layer.directions, layer.batch, layer.hidden)]
-        return self.run(n, layer, [product, self.wide(n, 5, layer, product), self.lengths(n), rest], 1, work, {"RESET_AFTER": after})
+            work = [self.room(layer, 3), (1,), (1,)]
+        else:
+            own = self.panels(n, layer, 2, 1)
+            work = [self.room(layer, 2), self.room(layer, 1), (layer.directions, layer.batch, layer.hidden)]
+        return self.run(n, layer, [product, weights, own, self.wide(n, 5, layer, product), self.lengths(n), rest], 1, work, {"RESET_AFTER": after})
 
     def samples(self) -> Iterator[Sample]:
         yield from self.cases(2)
@@ -547,7 +523,7 @@ class RNN(Recurrent):
     def lower(self, n: Lowering) -> list[Tensor | None]:
         layer = self.layer(n)
         product = self.input_product(n, layer)
-        return self.run(n, layer, [product, self.wide(n, 5, layer, product), self.lengths(n)], 1, [(layer.directions, layer.batch, layer.hidden)], {})
+        return self.run(n, layer, [product, self.panels(n, layer, 0, 1), self.wide(n, 5, layer, product), self.lengths(n)], 1, [self.room(layer, 1)], {})
 
     def samples(self) -> Iterator[Sample]:
         return self.cases(2)
