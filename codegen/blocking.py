@@ -20,7 +20,8 @@ CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level 
 LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
 STRIP_COST = 0.01  # of a product, for each time that its rows are read again
 CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
-WASTE_SHARE = 8  # padding of more than 1/WASTE_SHARE of the columns is worth a narrower tile
+NARROWEST = 2  # vectors of a tile of few rows, where there are so many; a single one of each row leaves multipliers waiting
+PADDING_SHARE = 100  # padding of up to 1/PADDING_SHARE of the columns is not worth a narrower tile
 ABREAST_STEPS = 128  # steps of a sum; shorter panels side by side end before memory has found their pace
 RANKS = 4  # tiles that measurements may choose from
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
@@ -189,8 +190,12 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
 
 
 def balanced(tile: TileShape, columns: int) -> TileShape:
-    """A tile of few rows, narrowed where the last panel would be mostly empty: such products wait for `b`, whose padding is read as well."""
-    panels = max(1, -(-columns // tile.columns))
-    vectors = max(1, -(-columns // (tile.lanes * panels)))
-    wasteful = WASTE_SHARE * (panels * tile.columns - columns) > columns
-    return TileShape(tile.rows, min(tile.vectors, vectors), tile.lanes) if wasteful else tile
+    """A tile of few rows, narrowed down to half where that saves padding: such products wait for `b`, whose padding is read, and kept, as well."""
+    widest = max(1, min(tile.vectors, -(-columns // tile.lanes)))
+    shapes = [TileShape(tile.rows, v, tile.lanes) for v in range(widest, max((widest - 1) // 2, min(widest, NARROWEST) - 1), -1)]
+    return next((s for s in shapes if PADDING_SHARE * padding(s, columns) <= columns), min(shapes, key=lambda s: padding(s, columns)))
+
+
+def padding(tile: TileShape, columns: int) -> int:
+    """Columns that the last panel repeats."""
+    return -columns % tile.columns

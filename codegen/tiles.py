@@ -133,8 +133,9 @@ def abreast_tile(target: Target, rows: int, vectors: int, lanes: int, short: str
 
     def emit(f: ir.Function) -> None:
         body = TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused)
-        body.panels, body.b_apart = panels, f.args[7]
-        body.steps(unit, *f.args[:7], f.args[8], I64(vectors * lanes), I1(1))
+        table, taps, start, step, length, b, b_step, b_apart, c = f.args
+        body.panels, body.b_apart = panels, b_apart
+        body.steps(unit, table, taps, start, step, length, b, b_step, c, I64(vectors * lanes), I1(1))
 
     @intrinsic
     def tile(context: Any, table: Any, taps: Any, start: Any, step: Any, length: Any, b: Any, b_step: Any, b_apart: Any, c: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from contraction_oracle import Scheduled, run
 from contraction_oracle import size as size_of
-from sardonyx.codegen.blocking import WASTE_SHARE, balanced, even_strip
+from sardonyx.codegen.blocking import NARROWEST, PADDING_SHARE, balanced, even_strip, padding
 from sardonyx.codegen.contraction import describe
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.codegen.tile_shapes import tile_shapes
@@ -19,7 +19,7 @@ from sardonyx.ir import target as targets
 from sardonyx.ir.dtypes import DType
 from sardonyx.ir.expr import Expr, Tensor
 from sardonyx.ir.kernel import KernelCall
-from sardonyx.ir.loops import ContractionNest, Store
+from sardonyx.ir.loops import ContractionNest, MapNest, Store
 from sardonyx.runtime.host import host_target
 
 RNG = np.random.default_rng(7)
@@ -72,17 +72,29 @@ def test_product_sizes(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("m", [1, 3])
-@pytest.mark.parametrize("n", [5, 32, 100, 130, 144, 300])
+@pytest.mark.parametrize("n", [5, 32, 64, 100, 130, 144, 300])
 def test_products_of_few_rows_read_little_padding(m: int, n: int) -> None:
-    """Tiles are as wide as the columns need, in panels of equal width."""
+    """Tiles are as wide as the columns need, and no narrower one of at least half as many vectors would save what matters."""
     nest, a, b = product(m, n, 37)
     x, y = values(dt.float32, m, 37), values(dt.float32, 37, n)
     close(run(nest, {a: x, b: y}, constants={b})[0], x @ y)
     for tile in tile_shapes(host_target(), dt.float32):
         chosen = balanced(tile, n)
-        panels = -(-n // chosen.columns)
-        assert chosen.rows == tile.rows and panels == -(-n // tile.columns)
-        assert panels * chosen.columns - n <= max(n / WASTE_SHARE, panels * tile.lanes)
+        assert chosen.rows == tile.rows and chosen.lanes == tile.lanes and chosen.vectors <= max(1, -(-n // tile.lanes))
+        others = [replace(tile, vectors=v) for v in range(NARROWEST, tile.vectors + 1) if chosen.vectors != v >= min(tile.vectors, -(-n // tile.lanes)) / 2]
+        assert padding(chosen, n) <= n / PADDING_SHARE or all(padding(chosen, n) <= padding(s, n) for s in others)
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"])
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [768, 1000, 1024, 1152, 2048, 3072, 5120, 11008, 32000, 50257])
+def test_weights_of_few_rows_hardly_grow_by_packing(m: int, n: int, name: str) -> None:
+    from sardonyx.codegen.contraction import schedule_contraction
+
+    nest, _, b = product(m, n, 256)
+    packing = schedule_contraction(nest, {}, {b}, targets.parse(name))[0]
+    assert isinstance(packing, MapNest)
+    assert size_of(packing.outputs[0].numel(), {}) <= 1.01 * n * 256
 
 
 SMALL_CACHE = replace(targets.parse("x86-64-v3"), l2_bytes=1 << 14)  # which the weights below exceed
