@@ -29,17 +29,17 @@ def host_target() -> Target:
         features.update(dict.fromkeys(TILES, False))
     isa, vector_bytes, registers = "scalar", 8, 16
     if triple.startswith(("x86_64", "amd64")):
-        if all(features.get(f) for f in AVX512):
-            isa, vector_bytes, registers = "avx512", 64, 32
-        elif all(features.get(f) for f in AVX2):
-            isa, vector_bytes, registers = "avx2", 32, 16
-        else:
-            isa, vector_bytes, registers = "sse2", 16, 16
+        isa, vector_bytes, registers = x86_family(frozenset(f for f, there in features.items() if there))
     elif triple.startswith(("aarch64", "arm64")):
         isa, vector_bytes, registers = "neon", 16, 32
     caches = cache_sizes()
     return Target(triple, llvm.get_host_cpu_name(), features.flatten(), isa, vector_bytes, registers,
                   caches.get(1, 32 << 10), caches.get(2, 1 << 20), caches.get(3, 16 << 20), usable_cores())
+
+
+def x86_family(has: frozenset[str]) -> tuple[str, int, int]:
+    """Family, bytes and number of vector registers that schedules choose by (see `ir.target.Target`)."""
+    return ("avx512", 64, 32) if has.issuperset(AVX512) else ("avx2", 32, 16) if has.issuperset(AVX2) else ("sse2", 16, 16)
 
 
 def may_use_tiles() -> bool:

@@ -129,7 +129,13 @@ def host_target() -> Target:
     """The target that the environment asks for, by default this machine."""
     from .host import host_target as probe
 
-    return parse(knobs.TARGET.read(), probe())
+    host = probe()
+    found = parse(knobs.TARGET.read(), host)
+    if found is host:
+        return host
+    from .instruction_sets import described
+
+    return described(found)
 
 
 # ------------------------------------------------------------------------------------------------------------ load or build

@@ -6,7 +6,6 @@ import platform
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -21,10 +20,11 @@ from sardonyx.ir.errors import SardonyxError, TargetError, UnsupportedError
 from sardonyx.ir.plan_numbers import numbers
 from sardonyx.ir.target import NAMED, Target, parse
 from sardonyx.runtime.host import host_target
+from sardonyx.runtime.instruction_sets import described
 from sardonyx.runtime.model import CompileOptions, obtain
 from sardonyx.runtime.native import processor
 from sardonyx.runtime.native.library import Library, workspace_bytes, write_library
-from sardonyx.runtime.native.toolchain import CCompiler
+from sardonyx.runtime.package import missing_features
 
 HOST = host_target()
 DIGITS = str(files("sardonyx.runtime").joinpath("data", "digits.onnx"))
@@ -115,7 +115,8 @@ MODELS = {"windows": (windows, windows_feeds), "dense": (dense, dense_feeds), "l
 
 
 def build(source: object, path: Path, target: Target = HOST, **options: bool) -> Library:
-    return write_library(obtain(source, CompileOptions(compact="bare" not in options), target), path, target, HOST, **options)
+    machine = described(target)
+    return write_library(obtain(source, CompileOptions(compact="bare" not in options), machine), path, machine, HOST, **options)
 
 
 def session(source: object, threads: int = 1) -> sardonyx.InferenceSession:
@@ -474,18 +475,16 @@ def test_every_instruction_set_is_looked_for_where_the_processor_tells() -> None
     assert [processor.saved_state(NAMED[f"x86-64-v{k}"]) for k in (2, 3, 4)] == [0, processor.AVX_STATE, processor.AVX512_STATE]
 
 
-@pytest.mark.parametrize("compiler", ["cc", "zig"])
-def test_instruction_sets_of_a_processor_by_name(compiler: str) -> None:
-    """Those that a C compiler knows: the level of the same instruction sets is part of them. A name that no compiler knows says nothing."""
-    if platform.machine() != "x86_64":
-        pytest.skip("processors of x86-64")
-    machine = parse("x86_64-unknown-linux-gnu:haswell")
-    found = CCompiler(("cc",), (), "cc") if compiler == "cc" else CCompiler((sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu"), (), "zig cc")
-    assert processor.is_named(machine) and not processor.is_named(NAMED["x86-64-v3"]) and not processor.is_named(NAMED["aarch64"])
-    assert set(processor.checks(NAMED["x86-64-v3"])) <= set(processor.checks(machine, found.macros("haswell")))
-    assert processor.saved_state(machine, found.macros("haswell")) == processor.AVX_STATE
-    assert "avx512f" in {name for name, *_ in processor.checks(machine, found.macros("skylake-avx512"))}
-    assert not processor.checks(machine, found.macros("abacus"))
+def test_instruction_sets_of_a_processor_by_name() -> None:
+    """Those that LLVM knows: the level of the same instruction sets is part of them, and packages and libraries ask for them."""
+    haswell, skylake, nehalem = (described(parse(f"x86_64-unknown-linux-gnu:{name}")) for name in ("haswell", "skylake-avx512", "nehalem"))
+    assert set(processor.checks(NAMED["x86-64-v3"])) <= set(processor.checks(haswell)) and processor.saved_state(haswell) == processor.AVX_STATE
+    assert set(processor.checks(NAMED["x86-64-v4"])) <= set(processor.checks(skylake)) and processor.saved_state(skylake) == processor.AVX512_STATE
+    assert [t.isa for t in (haswell, skylake, nehalem)] == ["avx2", "avx512", "sse2"] and not processor.saved_state(nehalem)
+    assert not missing_features(nehalem.key, haswell) and "avx512f" in missing_features(skylake.key, haswell)
+    assert described(NAMED["x86-64-v3"]) is NAMED["x86-64-v3"] and described(NAMED["aarch64"]) is NAMED["aarch64"] and described(HOST) is HOST
+    with pytest.raises(TargetError, match="abacus"):
+        described(parse("x86_64-unknown-linux-gnu:abacus"))
 
 
 def in_memory_of_the_caller(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from ...ir.target import Target, parse
 from .. import knobs
 from ..exceptions import translated
 from ..host import host_target
+from ..instruction_sets import described
 from ..model import CompiledModel, CompileOptions, declared_ports, obtain
 from ..native.library import SUFFIXES, is_library, workspace_bytes, write_library
 from ..package import save_package
@@ -49,7 +50,7 @@ def compile_model(request: CompileRequest) -> None:
     if dump is not None and dump not in STAGES + CODE:
         raise click.BadParameter(f"{dump!r} is no stage; stages: {', '.join(STAGES + CODE)}")
     host = host_target()
-    machines = [parse(name.strip(), host) for name in (request.target or "host").split(",")]
+    machines = [described(parse(name.strip(), host)) for name in (request.target or "host").split(",")]
     path = Path(request.output) if request.output else Path(request.model).with_suffix(".sdx")
     library = is_library(path)
     if library:

@@ -15,7 +15,7 @@ from ..container import whole_file
 from ..frames import round_up
 from ..host import has_tiles
 from ..model import CompiledModel
-from . import android, macho, processor
+from . import android, macho
 from .tables import ALIGNMENT, HERE, Sources, c_name, sources
 from .toolchain import CCompiler, find_compiler, platform
 
@@ -75,9 +75,7 @@ def write_library(model: CompiledModel, path: str | os.PathLike[str], target: Ta
     name = c_name(path.stem.removeprefix("lib"))
     beside = path.with_name(f"{name}.weights") if weights_beside else None
     compiler = find_compiler(target, host)
-    macros = compiler.macros(target.cpu) if processor.is_named(target) else frozenset()
-    made = sources(model, name, target, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare,
-                   macros=macros)
+    made = sources(model, name, target, beside.name if beside is not None else None, threads=system != "wasm" and not bare, bare=bare)
     if beside is None and len(made.weights) > MOST_INSIDE:
         raise SardonyxError(f"{len(made.weights) / 2**30:.1f} GB of weights do not fit inside a library; put them beside it (--weights beside)")
     with tempfile.TemporaryDirectory(prefix="sardonyx-") as folder:

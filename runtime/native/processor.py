@@ -1,16 +1,13 @@
 """What a native library checks of the processor that it is opened on."""
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-
 from ...ir.target import Target
 from ..package import used_features
 
 EAX, EBX, ECX, EDX = range(4)
 AVX_STATE, AVX512_STATE = 0x06, 0xE6  # of XCR0: registers that the system saves
 # LLVM's name -> leaf and subleaf of CPUID, register, bit: what compiled loops may hold. Source: Intel, Software Developer's Manual, volume 2A, CPUID.
-_BITS = {
+BITS = {
     "sse3": (1, 0, ECX, 0), "ssse3": (1, 0, ECX, 9), "sse4.1": (1, 0, ECX, 19), "sse4.2": (1, 0, ECX, 20), "popcnt": (1, 0, ECX, 23),
     "avx": (1, 0, ECX, 28), "f16c": (1, 0, ECX, 29), "fma": (1, 0, ECX, 12), "movbe": (1, 0, ECX, 22),
     "bmi": (7, 0, EBX, 3), "avx2": (7, 0, EBX, 5), "bmi2": (7, 0, EBX, 8), "avx512f": (7, 0, EBX, 16), "avx512dq": (7, 0, EBX, 17), "avx512ifma": (7, 0, EBX, 21),
@@ -21,33 +18,24 @@ _BITS = {
 }
 
 
-def is_named(target: Target) -> bool:
-    """Whether a target gives a processor of x86-64 by name alone (TRIPLE:CPU): its instruction sets are those that a C compiler knows it to have."""
-    return target.arch == "x86_64" and not used_features(target.key)
-
-
-def checks(target: Target, macros: Collection[str] = ()) -> list[tuple[str, int, int, int, int]]:
-    """(name, leaf, subleaf, register, bit) of every instruction set that code for a target may use and that CPUID tells; none on other processors than x86-64.
-
-    Args:
-        macros: what a C compiler defines for the processor, where the target gives its name alone.
-    """
+def checks(target: Target) -> list[tuple[str, int, int, int, int]]:
+    """(name, leaf, subleaf, register, bit) of every instruction set that code for a target may use and that CPUID tells; none on other processors than x86-64."""
     if target.arch != "x86_64":
         return []
-    used = used_features(target.key) | {name for name in _BITS if f"__{re.sub('[.-]', '_', name).upper()}__" in macros}
-    return [(name, *where) for name, where in _BITS.items() if name in used]
+    used = used_features(target.key)
+    return [(name, *where) for name, where in BITS.items() if name in used]
 
 
-def saved_state(target: Target, macros: Collection[str] = ()) -> int:
+def saved_state(target: Target) -> int:
     """Bits of XCR0 that must be set for the vector registers that code for a target uses."""
-    names = {name for name, *_ in checks(target, macros)}
+    names = {name for name, *_ in checks(target)}
     return AVX512_STATE if "avx512f" in names else AVX_STATE if "avx" in names else 0
 
 
-def table(target: Target, macros: Collection[str]) -> list[str]:
+def table(target: Target) -> list[str]:
     """C text of what `library.c` checks."""
-    rows = checks(target, macros)
-    lines = [f"#define SDX_FEATURES {len(rows)}", f"#define SDX_SAVED_STATE {saved_state(target, macros)}u"]
+    rows = checks(target)
+    lines = [f"#define SDX_FEATURES {len(rows)}", f"#define SDX_SAVED_STATE {saved_state(target)}u"]
     if rows:
         lines.append("static const struct { const char *name; uint32_t leaf, subleaf, word, bit; } sdx_features[] = {")
         lines += [f'    {{"{name}", {leaf}u, {subleaf}u, {word}u, {bit}u}},' for name, leaf, subleaf, word, bit in rows]

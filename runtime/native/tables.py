@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +69,7 @@ def c_name(text: str) -> str:
     return name if name and not name[0].isdigit() else f"model_{name}"
 
 
-def sources(model: CompiledModel, name: str, target: Target, beside: str | None, threads: bool, bare: bool = False,
-            macros: Collection[str] = ()) -> Sources:
+def sources(model: CompiledModel, name: str, target: Target, beside: str | None, threads: bool, bare: bool = False) -> Sources:
     """The C sources of a model's library.
 
     Args:
@@ -80,7 +79,6 @@ def sources(model: CompiledModel, name: str, target: Target, beside: str | None,
         beside: name of the file that the weights lie in; None if they lie inside.
         threads: whether the target may have an OpenMP runtime.
         bare: without allocation, threads and files.
-        macros: what a C compiler defines for the target's processor, where the target gives its name alone.
 
     Raises:
         UnsupportedError: the model needs the Python host, or its interface cannot be said in C; names the node or port.
@@ -99,7 +97,7 @@ def sources(model: CompiledModel, name: str, target: Target, beside: str | None,
     lines += [f"#define SDX_{new} {getattr(dv, old)}" for new, old in _RENAMED.items()]
     lines += _sizes(plan, root, bodies, name, driver)
     lines += _weights_text(name, len(weights), beside, weights[:ALIGNMENT], threads)
-    lines += processor.table(target, macros)
+    lines += processor.table(target)
     lines += [f"#define SDX_TILES {int(host.has_tiles(target))}", *(f"#define SDX_{w} {getattr(host, w)}" for w in ("ARCH_PRCTL", "REQUEST_STATE", "TILE_DATA"))]
     lines += _kernels_text(plan, driver)
     lines += [f"static const int64_t sdx_constant_offsets[] = {_list(~computed[k] if k in computed else at for k, at in enumerate(offsets))};"]

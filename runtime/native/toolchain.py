@@ -35,12 +35,6 @@ class CCompiler:
     def compile(self, source: Path, output: Path, options: Sequence[str], folder: Path) -> None:
         _run([*self.command, "-c", str(source), "-o", str(output), *options], folder, self.name)
 
-    def macros(self, cpu: str) -> frozenset[str]:
-        """Names that are defined when compiling for a processor by its name, which tell its instruction sets; none where the compiler does not know it."""
-        option = f"-mcpu={cpu.replace('-', '_')}" if self.name == "zig cc" else f"-march={cpu}"
-        done = subprocess.run([*self.command, option, "-dM", "-E", "-xc", "-"], input="", capture_output=True, text=True, check=False)
-        return frozenset(line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define ")) if done.returncode == 0 else frozenset()
-
     def link(self, objects: Sequence[Path], output: Path, options: Sequence[str], folder: Path) -> None:
         arguments = folder / "objects.txt"  # long command lines do not exist everywhere
         arguments.write_text("\n".join(f'"{p.as_posix()}"' for p in objects))
