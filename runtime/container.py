@@ -18,9 +18,7 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,6 +74,8 @@ def _block_sums(piece: memoryview) -> bytes:
 def _side_by_side(work: Callable[[memoryview], bytes], pieces: Sequence[memoryview], workers: int) -> list[bytes]:
     if len(pieces) < 4 or workers < 2:
         return [work(p) for p in pieces]
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, pieces))
 
@@ -127,6 +127,8 @@ def whole_file(path: str | os.PathLike[str], mode: int = 0o600, durable: bool = 
     Raises:
         OSError: no space or no permission; nothing is left behind.
     """
+    import tempfile
+
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:

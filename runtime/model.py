@@ -173,7 +173,7 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
         return model
     cache = cache if cache is not None else default_cache()
     data, folder = read_source(source)
-    key = model_key(data, options, target)
+    key = model_key(data, options, target, cache)
     if optimized_path:
         observe = _exporting(optimized_path, observe)
     stored = cache.load_model(key) if observe is None else None
@@ -263,7 +263,7 @@ def read_source(source: object) -> tuple[bytes | memoryview, Path | None]:
     raise TypeError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
 
 
-def model_key(data: bytes | memoryview, options: CompileOptions, target: Target) -> str:
+def model_key(data: bytes | memoryview, options: CompileOptions, target: Target, cache: Cache) -> str:
     """Cache key of a compiled model: content, options, target, toolchain."""
     from .toolchain import toolchain_key
 
@@ -271,7 +271,7 @@ def model_key(data: bytes | memoryview, options: CompileOptions, target: Target)
     mapping = data.obj if isinstance(data, memoryview) else None
     if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)  # so that the file's pages do not count beside those of the compiled model
-    facts = [CACHE_FORMAT, digest, options.key(), repr(target), toolchain_key(), registrations.facts(data)]
+    facts = [CACHE_FORMAT, digest, options.key(), repr(target), toolchain_key(cache=cache), registrations.facts(data)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -3,18 +3,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ctypes.util
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
 import numpy as np
 
 from ..ir.errors import TargetError
-from ..ir.kernel import KernelSource
 from ..ir.target import Target
 from .arrays import aligned_empty
+
+if TYPE_CHECKING:
+    from ..ir.kernel import KernelSource
 
 _LOCK = threading.Lock()
 _ready = False
@@ -37,6 +39,8 @@ def _load_library(name: str) -> None:
         with contextlib.suppress(RuntimeError):  # another libc than glibc; asking `find_library` first would start a process
             llvm.load_library_permanently(f"lib{name}.so.6")
             return
+    import ctypes.util
+
     found = ctypes.util.find_library(name)
     if found is not None:
         llvm.load_library_permanently(found)

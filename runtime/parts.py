@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..ir.graph import TensorType
 from .control import ControlRunner
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class Parts:
         values.update(zip(part.outputs, self._body(part, [], values), strict=True))
 
     def _run_control(self, control: "ControlPart", values: dict[str, object]) -> None:
+        from ..ir.graph import TensorType
+
         bodies = tuple(lambda own, b=b: self._body(b, own, values) for b in control.bodies)
         tensors = [t for t in control.types if isinstance(t, TensorType)]
         settings = {"captures": (0,), "wanted": (1,) * len(control.outputs), "carried": (len(control.inputs) - 2,), "given": control.given,

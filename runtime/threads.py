@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import os
 import sys
 import threading
@@ -75,6 +74,8 @@ def _candidates() -> Iterator[str | None]:
     yield None  # the process itself
     yield from _loaded_libraries()
     yield from NAMES
+    import ctypes.util
+
     for stem in ("gomp", "omp", "iomp5"):
         found = ctypes.util.find_library(stem)
         if found is not None:
