@@ -300,16 +300,25 @@ class AttentionText:
         b_step = half.panel_start(panel)
         step = half.emitter.value(integer.coefficient(p.a_offset, p.reduced[0])[0] * half.size_bytes, half.root) if half is self.first else str(half.size_bytes)
         steps = half.parameter(half.steps, "steps")
+        panels, line = half.parameter(ex.ceildiv(half.columns, tile.columns), "panels"), tile.columns * half.size_bytes
+        panel.lines += [f"blocks = (count + {tile.rows - 1}) // {tile.rows}", f"more = panel + 1 < {panels}"]
+        if half.direct:  # the next panel lies beside this one: the first block of rows fetches it line by line
+            panel.lines.append(f"ahead = address(columns) + ({line} if more else 0)")
+            fetch = f"ahead, {b_step} * {half.size_bytes} if more & (block == 0) else 0"
+        else:  # it lies behind this one: each block fetches a part
+            panel.lines += [f"share = ({line} + blocks - 1) // blocks if more else 0", f"rest = {line} - share",
+                            f"ahead = address(columns) + ({steps} * {line} if more else 0)"]
+            fetch = f"ahead + min(block * share, rest) * {steps}, share"
         block = Scope(panel)
-        block.lines.append(f"{tile_name}(advanced(row_at, block * {tile.rows}), 1, 0, {step}, {steps}, columns, {b_step}, {sums}, True, address(columns), 0)")
+        block.lines.append(f"{tile_name}(advanced(row_at, block * {tile.rows}), 1, 0, {step}, {steps}, columns, {b_step}, {sums}, True, {fetch})")
         if half is self.second:
             row = Scope(block)
             row.lines += [f"at = (i - block * {tile.rows}) * {tile.columns}", "r0 = first_row + i", "scale = scales[i]"]
             row.axes[p.rows[0]] = "r0"
             half.store_columns(row, half.width)
             row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
-        block.close(f"for block in range((count + {tile.rows - 1}) // {tile.rows}):")
-        panel.close(f"for panel in range({half.parameter(ex.ceildiv(half.columns, tile.columns), 'panels')}):")
+        block.close("for block in range(blocks):")
+        panel.close(f"for panel in range({panels}):")
 
 
 __all__ = ["Attention", "find", "schedule"]

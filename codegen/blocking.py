@@ -13,6 +13,9 @@ from .tile_shapes import ABREAST, ABREAST_ROWS, MATRIX_SHAPES, TileShape, abreas
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
 L1_WAYS = 8
+SPAN = 64 * PAGE  # bytes; rows of a panel that lie farther apart than this cost more in address translation than a copy
+REPAYS_COPY = 64  # rows; fewer do not repay it
+UNKNOWN_STEPS = 256  # of a panel, where only the run knows how many
 FEW = 4  # rows; up to here tiles have as many rows as the product
 MODERATE = 8  # rows of a tile for any number of rows
 SMALL = 16  # rows; fewer do not repay a copy of b
@@ -56,14 +59,24 @@ def row_count(rows: Expr) -> int | None:
 
 
 def reads_b_in_place(p: Product, target: Target) -> bool:
-    """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, rows that do not all fall on the same cache lines."""
+    """Whether rows of an activation `b` serve as they lie: adjacent columns, enough of them, and rows near each other.
+
+    A panel's rows lie on a page each if they are far apart: their addresses are more than the first level of address translation holds (64 pages on most
+    processors), and few sets of the caches take them all. Copying them costs as much as a row or two of the product.
+    """
     if p.b_offset is None or p.form is not None or p.taps or len(p.columns) != 1 or integer.coefficient(p.b_offset, p.columns[0])[0] is not ONE:
         return False
     rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
     if columns is None or columns < target.lanes(p.dtype.itemsize_bytes):
         return False
     step = ZERO if p.inner is None else integer.coefficient(p.b_offset, p.inner)[0]
-    return (rows is not None and rows <= SMALL) or (step.is_const and step.value * p.dtype.itemsize_bytes % PAGE != 0)
+    if rows is not None and rows <= SMALL:
+        return True
+    step_bytes = step.value * p.dtype.itemsize_bytes if step.is_const else 0
+    if step_bytes % PAGE == 0:
+        return False
+    steps = UNKNOWN_STEPS if p.inner is None else integer.as_int(p.inner.extent) or UNKNOWN_STEPS
+    return (rows is not None and rows <= REPAYS_COPY) or steps * step_bytes <= SPAN
 
 
 def product_key(p: Product) -> str:
