@@ -168,6 +168,11 @@ def waits_for_b(p: Product, target: Target, rows: int | None, columns: int | Non
     return 0 < rows <= ABREAST_ROWS and columns is not None and columns * depth * p.dtype.itemsize_bytes > target.l2_bytes
 
 
+def walks_abreast(p: Product, target: Target) -> bool:
+    """Whether packed panels of `b` are walked side by side."""
+    return cut(p, target, False, 0).abreast > 1
+
+
 def even_strip(panels: int, most: int, others: int, cores: int) -> int:
     """Panels of a unit, at most `most`, so that no core does much more than another: there are `others` units for each strip of panels."""
     def busiest(strip: int) -> float:

@@ -488,9 +488,9 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         nest = merge_axes(ordered(nest, known), known, in_place)
         if in_place and len(nest.columns) > 1:  # columns that do not lie as one are a matrix for each value of the outer ones
             nest = replace(nest, batch=nest.batch + nest.columns[:-1], columns=nest.columns[-1:])
-        if is_dot_products(nest, known):
-            return [*maps, nest.as_map()]
         product = to_product(nest, known, in_place)
+        if is_dot_products(nest, known) and not (is_constant(nest.b, constants) and blocking.walks_abreast(product, target)):
+            return [*maps, nest.as_map()]
     return [*maps, *gemm.schedule(product, known, target)]
 
 

@@ -117,6 +117,19 @@ def test_panels_side_by_side_give_the_bits_of_panels_one_after_another(m: int, n
 
 
 @RUNS_AVX2
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("large", [False, True])
+def test_transposed_weights_of_one_or_two_rows_are_packed_if_large(m: int, large: bool) -> None:
+    """Sums along adjacent weights read one stream; weights that the cache holds stay as they lie."""
+    nest, a, b = product(m, 70, 150, right="nk")
+    x, y = values(dt.float32, m, 150), values(dt.float32, 70, 150)
+    scheduled = Scheduled(nest, {a: x, b: y}, constants={b}, target=SMALL_CACHE if large else targets.parse("x86-64-v3"))
+    assert ("abreast_tile" in scheduled.ready[-1][0].kernel.text) == large and bool(scheduled.once) == large
+    scheduled.run()
+    close(scheduled.get(nest.outputs[0]), x @ y.T)
+
+
+@RUNS_AVX2
 @pytest.mark.parametrize("m", [0, 1, 2, 3, 7, 130])
 @pytest.mark.parametrize("n", [49, 64, 150, 1000])
 def test_few_rows_of_an_unknown_number_walk_panels_side_by_side(m: int, n: int) -> None:
