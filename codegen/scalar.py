@@ -19,6 +19,8 @@ from ..ir.expr import Expr, Tensor
 from .flatten import is_size
 from .windows import clip
 
+SHORT_MEAN = 15  # elements up to which a mean's count stays in the text: windows, whose sums are as short as the division
+MOST_EXACT = 1 << 24  # whole numbers that every compute type holds
 MAX_SPELLING = 60  # characters of an operand before it gets a name of its own
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^",
             "bitand": "&", "bitor": "|", "bitxor": "^"}
@@ -249,6 +251,13 @@ class Emitter:
     def _is_parameter_constant(self, e: Expr) -> bool:
         return e.dtype is dt.int64 and abs(e.value) > 1
 
+    @staticmethod
+    def _is_long_mean(e: Expr) -> bool:
+        """Whether a sum is divided by so many that the number should not be part of the text: the means of rows of all lengths are one kernel."""
+        if e.op != "div" or e.args[0].op != "reduce" or not e.args[1].is_const or not e.dtype.is_float:
+            return False
+        return SHORT_MEAN < e.args[1].value < MOST_EXACT and e.args[1].value % 1 == 0
+
     def size(self, e: Expr, scope: Scope) -> str:
         """A parameter."""
         root = scope.chain()[0]
@@ -267,6 +276,9 @@ class Emitter:
             return self.load(e, scope)
         if op == "cast":
             return self.cast(e, scope)
+        if self._is_long_mean(e):
+            count = self.writer.parameter(ex.const(int(e.args[1].value)), ("count", e.args[1]))
+            return f"({self.value(e.args[0], scope)} / {number_type(kind)}({count}))"
         a = [self.value(x, scope) for x in e.args]
         operand = dt.compute_type(e.args[0].dtype)
         if op == "where":

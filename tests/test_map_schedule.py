@@ -254,6 +254,16 @@ def test_layer_norm(shape: tuple[int, ...]) -> None:
     check(identity_map(c, layer_norm(lambda *i: ex.unary("tanh", a[i]), shape[-1], count, s, t)), tolerance=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(dt.float32, 1e-5), (dt.float64, 1e-5), (dt.float16, 4e-3)])
+def test_means_of_rows_of_all_lengths_are_one_kernel(dtype: DType, tolerance: float) -> None:
+    kernels = set()
+    for length in (16, 100, 640):
+        a, c, s, t = (tensor(name, shape, dtype) for name, shape in (("a", (3, length)), ("c", (3, length)), ("s", (length,)), ("t", (length,))))
+        value = layer_norm(lambda *i, a=a: a[i], length, ex.const(float(length), dtype), s, t)
+        kernels.add(check(identity_map(c, value), tolerance=tolerance).kernel.key)
+    assert len(kernels) == 1
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)])
 def test_instance_norm(order: tuple[int, ...]) -> None:
     a, c = tensor("a", (2, 20, 6, 5)), tensor("c", (2, 20, 6, 5))
