@@ -8,7 +8,7 @@ from ..ir import integer
 from ..ir.expr import Expr
 from ..ir.target import Target
 from .contraction import ONE, ZERO, Product, extent_product
-from .tile_shapes import ABREAST, ABREAST_ROWS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, tile_shapes
+from .tile_shapes import ABREAST, ABREAST_ROWS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, many_row_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
@@ -199,12 +199,13 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
             step *= 1.3
         return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     tall = MODERATE if rows is None and not p.taps else 1 << 20
-    fitting = [s for s in tile_shapes(target, p.dtype) if FEW < s.rows <= tall or (rows is not None and rows <= FEW)]
+    shapes = tile_shapes(target, p.dtype) if rows is not None and rows <= FEW else many_row_shapes(target, p.dtype)
+    fitting = [s for s in shapes if s.rows <= tall and (p.form is None or s.rows * s.vectors + s.vectors + 1 < target.vector_registers)]
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
     if direct and not usable:
         usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
     chosen = sorted(usable, key=cycles)[min(rank, len(usable) - 1)]
-    return balanced(chosen, columns) if chosen.rows <= FEW and columns is not None and p.form is None else chosen
+    return balanced(chosen, columns) if rows is not None and rows <= FEW and columns is not None and p.form is None else chosen
 
 
 def balanced(tile: TileShape, columns: int) -> TileShape:

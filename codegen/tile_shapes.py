@@ -31,14 +31,24 @@ class TileShape:
 
 def tile_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     """Tiles that fit the register file: accumulators, one row of b and one broadcast element. Those of few rows are as wide as pays."""
-    lanes = target.lanes(dtype.itemsize_bytes)
-    registers = target.vector_registers
-    few = [(r, min(WIDEST, (registers - 2) // (r + 1))) for r in FEW_ROWS]
-    if registers >= 32:
-        many = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2), (20, 1)]
+    return few_row_shapes(target, dtype) + many_row_shapes(target, dtype)
+
+
+def few_row_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
+    """Tiles for products that have no more rows than these."""
+    lanes, registers = target.lanes(dtype.itemsize_bytes), target.vector_registers
+    return tuple(TileShape(r, min(WIDEST, (registers - 2) // (r + 1)), lanes) for r in FEW_ROWS)
+
+
+def many_row_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
+    """Tiles for any number of rows. One that leaves no register free serves where a step is one instruction that needs none."""
+    if target.vector_registers >= 32:
+        shapes = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2), (20, 1)]
+    elif target.isa == "avx2":
+        shapes = [(4, 3), (6, 2)] if dtype.is_float else [(6, 2)]
     else:
-        many = [(6, 2)] if target.isa == "avx2" else [(5, 2), (6, 2)]
-    return tuple(TileShape(r, v, lanes) for r, v in few + many)
+        shapes = [(5, 2), (6, 2)]
+    return tuple(TileShape(r, v, target.lanes(dtype.itemsize_bytes)) for r, v in shapes)
 
 
 def abreast_shape(target: Target, dtype: DType, rows: int) -> TileShape:

@@ -10,7 +10,7 @@ import pytest
 from contraction_oracle import Scheduled, run
 from contraction_oracle import size as size_of
 from sardonyx.codegen.blocking import NARROWEST, PADDING_SHARE, balanced, even_strip, padding
-from sardonyx.codegen.contraction import describe
+from sardonyx.codegen.contraction import describe, schedule_contraction
 from sardonyx.codegen.numba_backend import compile_kernel
 from sardonyx.codegen.tile_shapes import tile_shapes
 from sardonyx.ir import dtypes as dt
@@ -58,6 +58,15 @@ def product(m: int | Expr, n: int | Expr, k: int | Expr, dtype: DType = dt.float
 
 TILES = tile_shapes(host_target(), dt.float32)
 TILE, WIDEST = max(TILES, key=lambda t: t.rows * t.columns), max(t.columns for t in TILES)  # the tile of most sums has several rows
+
+
+def test_tiles_of_many_rows_are_chosen_by_the_padding_of_panels() -> None:
+    """AVX2: four rows by 24 columns where these fill panels, six by 16 where those do."""
+    target = targets.parse("x86-64-v3")
+    for columns, expected in ((24, (4, 24)), (144, (4, 24)), (16, (6, 16)), (64, (6, 16))):
+        nest, _, b = product(120, columns, 24)
+        call = next(c for c in schedule_contraction(nest, {}, {b}, target) if isinstance(c, KernelCall))
+        assert call.kernel.name.startswith(f"product_{expected[0]}x{expected[1]}_"), (columns, call.kernel.name)
 
 
 @pytest.mark.parametrize("m", sorted({1, 2, TILE.rows - 1, TILE.rows, TILE.rows + 1, 131}))
