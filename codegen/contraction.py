@@ -461,7 +461,7 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
         Maps that write packed or copied operands, then kernel calls, in order of execution. A contraction that is not worth a kernel of its own (complex numbers,
         a single column) comes back as one map.
     """
-    from . import blocking, conv, dots, few_bits, gemm, rounded, winograd
+    from . import blocking, conv, depthwise, dots, few_bits, gemm, rounded, winograd
 
     known = dict(layouts)
     coded = few_bits.schedule(nest, known, constants, target)
@@ -478,10 +478,14 @@ def schedule_contraction(nest: ContractionNest, layouts: Layouts, constants: Col
     narrow = (conv.channel_dots(nest, known, constants, target) or dots.schedule_dots(nest, known, constants, target)
               or rounded.schedule_rounded(nest, known, constants, target))
     if narrow is not None:
-        return [*narrow[0], *gemm.schedule(narrow[1], known, target)]
+        walk = depthwise.recognise(narrow[1])
+        return [*narrow[0], *(gemm.schedule(narrow[1], known, target) if walk is None else depthwise.schedule(walk, known, target))]
     grouped = conv.small_groups(nest, known, target)
     if grouped is not None:
         maps, product = grouped
+        walk = depthwise.recognise(product)
+        if walk is not None:
+            return [*maps, *depthwise.schedule(walk, known, target)]
     else:
         maps, nest = prepare_a(orient(nest, known, constants), known)
         in_place = not is_constant(nest.b, constants) and is_regular(nest.b, nest, known)

@@ -22,7 +22,8 @@ from ..ir.target import Target
 Builder = Callable[..., object]
 B = TypeVar("B", bound=Builder)
 
-PROVIDERS = ("accessors", "machine", "size_program", "mathlib", "tiles", "dot_tiles", "matrix_tiles", "code_tiles", "accumulate", "softmax_row", "panels")
+PROVIDERS = ("accessors", "machine", "size_program", "mathlib", "tiles", "line_tiles", "dot_tiles", "matrix_tiles", "code_tiles", "accumulate", "softmax_row",
+             "panels")
 _BUILDERS: dict[str, Builder] = {}
 _LOCK = threading.RLock()
 _imported = 0

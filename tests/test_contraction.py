@@ -1,6 +1,7 @@
 """Contraction schedules against NumPy: products, batches, Einstein sums, convolutions of every kind, epilogues, layouts, targets."""
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import replace
@@ -322,8 +323,17 @@ CASES = {
     "depthwise stride": ((1, 48, 9, 8), (48, 1, 5, 5), (2, 2), (1, 1), (2,) * 4, 48),
     "depthwise no padding": ((1, 16, 9, 8), (16, 1, 3, 3), (1, 2), (1, 1), (0,) * 4, 16),
     "depthwise dilated": ((1, 20, 12, 12), (20, 1, 3, 3), (1, 1), (2, 2), (2,) * 4, 20),
+    "depthwise many channels": ((1, 70, 9, 20), (70, 1, 3, 3), (1, 1), (1, 1), (1,) * 4, 70),
+    "depthwise long lines": ((1, 16, 3, 405), (16, 1, 3, 3), (1, 1), (1, 1), (1,) * 4, 16),
+    "depthwise longer taps": ((1, 24, 5, 50), (24, 1, 2, 7), (1, 3), (1, 2), (1, 6, 0, 5), 24),
+    "depthwise taps down the image": ((2, 16, 30, 7), (16, 1, 5, 1), (1, 2), (1, 1), (2, 0, 2, 0), 16),
+    "depthwise stride beyond the taps": ((1, 16, 10, 41), (16, 1, 2, 2), (3, 4), (1, 1), (0, 1, 0, 1), 16),
+    "depthwise window larger than the image": ((1, 16, 2, 2), (16, 1, 5, 5), (1, 1), (1, 1), (2,) * 4, 16),
+    "depthwise single taps": ((1, 16, 5, 6), (16, 1, 1, 1), (1, 1), (1, 1), (0,) * 4, 16),
     "depthwise multiplied": ((1, 10, 7, 7), (20, 1, 3, 3), (1, 1), (1, 1), (1,) * 4, 10),
     "1d": ((2, 20, 30), (24, 20, 5), (2,), (1,), (2, 2), 1),
+    "1d depthwise long": ((2, 20, 1000), (20, 1, 9), (1,), (1,), (8, 0), 20),
+    "1d depthwise, taps beyond unrolling": ((1, 20, 90), (20, 1, 40), (1,), (1,), (20, 19), 20),
     "1d depthwise": ((2, 20, 30), (20, 1, 4), (1,), (1,), (3, 0), 20),
     "3d": ((1, 16, 5, 6, 7), (18, 16, 3, 2, 3), (1, 2, 1), (1, 1, 1), (1, 0, 1, 1, 0, 1), 1),
     "3d depthwise": ((1, 18, 5, 6, 7), (18, 1, 3, 2, 3), (1, 2, 1), (1, 1, 1), (1, 0, 1, 1, 0, 1), 18),
@@ -342,6 +352,53 @@ def test_convolution(case: str, layout: str) -> None:
     layouts = {t: order for t in {"last": (tx, ty), "first": (), "mixed": (ty,)}[layout]}
     expected = np.maximum(convolve(x, w, stride, dilation, pads, group) + b.reshape(-1, *[1] * (len(xs) - 2)), 0)
     close(run(nest, {tx: x, tw: w, tb: b}, layouts=layouts, constants={tw, tb})[0], expected)
+
+
+DEPTHWISE = [case for case, (xs, _, _, _, _, group) in CASES.items() if group == xs[1] > 1]
+
+
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_depthwise_bits_depend_on_no_choice(case: str) -> None:
+    """Sums keep their order whatever the tile, the cut, the strip, and the share of a thread."""
+    xs, ws, stride, dilation, pads, group = CASES[case]
+    nest, (tx, tw, tb, ty), _ = convolution(xs, ws, stride, dilation, pads, group)
+    arrays = {tx: values(dt.float32, *xs), tw: values(dt.float32, *ws), tb: values(dt.float32, ws[0])}
+    layouts = {t: CHANNELS_LAST[len(xs)] for t in (tx, ty)}
+    found = set()
+    for choice in range(9):
+        for split in (1, 3):
+            s = Scheduled(nest, arrays, layouts, {tw, tb}, target=dataclasses.replace(host_target(), measured={"blocking": choice}))
+            s.run(split=split)
+            found.add(s.get(ty).tobytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 40, 405])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_depthwise_of_symbolic_sizes(length: int, pad: int) -> None:
+    """Lines may turn out shorter than a tile, or long enough for several segments."""
+    n = ex.sym("N", 1)
+    nest, (tx, tw, tb, ty), _ = convolution((1, 24, 3, n + 2), (24, 1, 3, 3), (1, 1), (1, 1), (1, pad, 1, pad), 24)
+    x, w, b = values(dt.float32, 1, 24, 3, length + 2), values(dt.float32, 24, 1, 3, 3), values(dt.float32, 24)
+    expected = np.maximum(convolve(x, w, (1, 1), (1, 1), (1, pad, 1, pad), 24) + b.reshape(-1, 1, 1), 0)
+    layouts = {t: CHANNELS_LAST[4] for t in (tx, ty)}
+    close(run(nest, {tx: x, tw: w, tb: b}, layouts=layouts, constants={tw, tb}, sizes={"N": length})[0], expected)
+
+
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_depthwise_reads_within_its_input(case: str) -> None:
+    """Neighbours of the image are not numbers; nothing of them comes into a result."""
+    xs, ws, stride, dilation, pads, group = CASES[case]
+    nest, (tx, tw, tb, ty), _ = convolution(xs, ws, stride, dilation, pads, group)
+    order = CHANNELS_LAST[len(xs)]
+    arrays = {tx: values(dt.float32, *xs), tw: values(dt.float32, *ws), tb: values(dt.float32, ws[0])}
+    s = Scheduled(nest, arrays, {t: order for t in (tx, ty)}, {tw, tb})
+    inside = s.memory[tx]
+    around = np.full(inside.size + 2048, np.nan, np.float32)
+    around[1024:-1024] = inside.reshape(-1)
+    s.memory[tx] = around[1024:-1024].reshape(inside.shape)
+    s.run()
+    assert np.isfinite(s.get(ty)).all()
 
 
 @pytest.mark.parametrize("storage", [dt.float16, dt.bfloat16])
