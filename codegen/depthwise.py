@@ -82,6 +82,8 @@ class LineBlocking:
         height: segments of a unit.
         strip: panels of channels of a unit.
         gathered: whether all tiles take their inputs' addresses from tables, one by one, not only those that touch the padding.
+        ahead: whether a unit fetches what the next one reads: the input does not stay in the second-level cache, and panels walk over it by steps too long for
+            the processor to foresee.
     """
 
     tile: TileShape
@@ -89,6 +91,7 @@ class LineBlocking:
     height: int
     strip: int
     gathered: bool
+    ahead: bool
 
 
 # --------------------------------------------------------------------------------------------------------------------- recognition
@@ -147,7 +150,9 @@ def cut(w: Walk, target: Target, rank: int) -> LineBlocking:
     wanted = 2 * target.cores if target.cores > 1 else 1
     others = (integer.as_int(extent_product(p.batch)) or 1) * (1 if segments is None else -(-segments // height))
     strip = panels if columns is None else even_strip(panels, -(-panels // min(panels, -(-wanted // others))), others, target.cores)
-    return LineBlocking(tile, segment, height, strip, strip >= GATHERED)
+    size = integer.as_int(p.a.numel())
+    ahead = segment is None and len(p.rows) > 1 and strip == panels and size is not None and size * p.a.dtype.itemsize_bytes > target.l2_bytes
+    return LineBlocking(tile, segment, height, strip, strip >= GATHERED, ahead)
 
 
 def choose_tile(w: Walk, target: Target, rank: int) -> TileShape:
@@ -218,6 +223,8 @@ class LinesText(ContractionText):
             unit.lines.append(f"strip = unit // {n_groups}")
         self.addresses(unit)
         panel = Scope(unit)
+        if blocking.ahead:
+            self.ahead(unit, panel)
         self.panel(panel)
         n_strip = self.parameter(blocking.strip, "strip")
         panel.close(f"for panel in range(strip * {n_strip}, min(strip * {n_strip} + {n_strip}, {self.parameter(panels, 'panels')})):")
@@ -232,7 +239,7 @@ class LinesText(ContractionText):
         """The functions that compute tiles."""
         p, w, tile = self.p, self.w, self.blocking.tile
         shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short, w.taps, w.stride, w.dilation, *(() if p.form is None else (p.a.dtype.short,)))
-        for name in ("advanced", "address"):
+        for name in ("advanced", "address", *(("fetch_lines",) if self.blocking.ahead else ())):
             self.writer.function(name, name)
         if self.runs:
             self.writer.function("line_tile", "line_tile", *shape)
@@ -347,6 +354,17 @@ class LinesText(ContractionText):
         tile.lines += filled
         tile.close("for tile in range(tiles):")
         segment.lines += ["run_from[i] = min(begin, end)", "run_to[i] = end"]
+
+    def ahead(self, unit: Scope, panel: Scope) -> None:
+        """Each panel fetches its share of the input that the next unit is the first to read, none from behind the input."""
+        pitch = integer.coefficient(self.p.a_offset, self.lines[-1])[0]
+        beyond = pitch if not self.outer else integer.coefficient(self.p.a_offset, self.outer[-1])[0]
+        end = f"base + {self.parameter(self.p.a.numel() * self.size_bytes, 'bytes of a')}"
+        panels = self.parameter(ex.ceildiv(self.columns, self.blocking.tile.columns), "panels")
+        unit.lines += [f"ahead = tap_at[count * {self.across} - 1] + {self.parameter(beyond * self.size_bytes, 'behind the last tap')}",
+                       f"rest = min(count * {self.parameter(pitch * self.size_bytes, 'pitch')}, {end} - ahead)",
+                       f"share = (rest + {panels} - 1) // {panels} if ahead >= base else 0"]
+        panel.lines.append("fetch_lines(ahead + panel * share, min(share, rest - panel * share))")
 
     # ---- sums and stores
     def panel(self, panel: Scope) -> None:

@@ -19,7 +19,9 @@ from numba.extending import intrinsic
 from ..ir import dtypes as dt
 from ..ir.target import Target
 from .intrinsics import builder
-from .tiles import I64, MADD, POINTER, TileBody, has_fused_multiply_add, llvm_scalar, local_function
+from .tiles import I32, I64, MADD, POINTER, SECOND_LEVEL, TileBody, call_named, has_fused_multiply_add, llvm_scalar, local_function
+
+LINE_BYTES = 64  # of a cache line, of which no target has shorter ones
 
 
 @builder("line_tile")
@@ -78,6 +80,33 @@ def gathered_line_tile(target: Target, rows: int, vectors: int, lanes: int, shor
             return ctx.get_dummy_value()
         return types.void(table, places, types.int64, types.int64, types.int64, b, c), lower
     return tile
+
+
+@builder("fetch_lines")
+def fetch_lines(target: Target) -> object:
+    """Intrinsic `fetch(address, bytes)`: ask for memory in the second-level cache, cache line by cache line."""
+    def emit(f: ir.Function) -> None:
+        bd = ir.IRBuilder(f.append_basic_block("entry"))
+        address, size = f.args
+        entry, line, done = bd.block, f.append_basic_block("line"), f.append_basic_block("done")
+        bd.cbranch(bd.icmp_signed(">", size, I64(0)), line, done)
+        bd.position_at_end(line)
+        at = bd.phi(I64)
+        at.add_incoming(I64(0), entry)
+        call_named(bd, "llvm.prefetch.p0", ir.VoidType(), [bd.inttoptr(bd.add(address, at), POINTER), I32(0), I32(SECOND_LEVEL), I32(1)])
+        following = bd.add(at, I64(LINE_BYTES))
+        at.add_incoming(following, line)
+        bd.cbranch(bd.icmp_signed("<", following, size), line, done)
+        bd.position_at_end(done)
+        bd.ret_void()
+
+    @intrinsic
+    def fetch(context: Any, start: Any, size: Any) -> Any:
+        def lower(ctx: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+            bd.call(local_function(bd.module, "sardonyx.fetch", (I64, I64), emit), values)
+            return ctx.get_dummy_value()
+        return types.void(types.int64, types.int64), lower
+    return fetch
 
 
 def _types(short: str, codes: str) -> tuple[ir.Type, ir.Type]:

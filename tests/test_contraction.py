@@ -1,9 +1,9 @@
 """Contraction schedules against NumPy: products, batches, Einstein sums, convolutions of every kind, epilogues, layouts, targets."""
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -367,7 +367,7 @@ def test_depthwise_bits_depend_on_no_choice(case: str) -> None:
     found = set()
     for choice in range(9):
         for split in (1, 3):
-            s = Scheduled(nest, arrays, layouts, {tw, tb}, target=dataclasses.replace(host_target(), measured={"blocking": choice}))
+            s = Scheduled(nest, arrays, layouts, {tw, tb}, target=replace(host_target(), measured={"blocking": choice}))
             s.run(split=split)
             found.add(s.get(ty).tobytes())
     assert len(found) == 1
@@ -543,6 +543,32 @@ def test_products_fetch_ahead_within_their_weights(m: int, n: int) -> None:
     scheduled = Scheduled(nest, {a: values(dt.float32, m, 37), b: values(dt.float32, 37, n)}, constants={b})
     first, end = fetched(scheduled.ready[-1][0])
     assert first >= 0 and end <= scheduled.memory[scheduled.ready[-1][0].buffers[1]].nbytes
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [8, 40])
+def test_depthwise_fetches_ahead_within_its_input(size: int, stride: int, pad: int) -> None:
+    """Most of the input where it does not stay in the cache; nothing otherwise."""
+    nest, (tx, tw, tb, ty), _ = convolution((2, 64, size, size), (64, 1, 3, 3), (stride,) * 2, (1, 1), (pad,) * 4, 64)
+    target = replace(host_target(), l2_bytes=2 * 64 * 20 * 20 * 4, cores=1)
+    call = next(c for c in schedule_contraction(nest, {t: CHANNELS_LAST[4] for t in (tx, ty)}, {tw, tb}, target) if isinstance(c, KernelCall))
+    found: list[tuple[int, int]] = []
+
+    def fetch_lines(start: int, length: int) -> None:
+        if length > 0:
+            found.append((start, start + length))
+
+    outside = -1 << 40
+    names: dict[str, object] = {name: lambda *_: defaultdict(int) for name, _, _ in call.kernel.constants}
+    names |= {"address": lambda place: place.at * 4 if isinstance(place, Place) else outside, "advanced": lambda *_: None, "float32": float, "fetch_lines": fetch_lines}
+    exec(call.kernel.text, names)
+    names["kernel"](*(Place() for _ in call.buffers), *(size_of(p, {}) for p in call.parameters), 0, size_of(call.units, {}), Place())
+    assert bool(found) == (size == 40)
+    if found:
+        row = size * 64 * 4
+        assert min(start for start, _ in found) >= row and max(end for _, end in found) <= 2 * size * row
+        assert sum(end - start for start, end in found) > size * row
 
 
 @pytest.mark.parametrize("columns", [3, 16, 64, 70])
