@@ -8,7 +8,7 @@ from ..ir import integer
 from ..ir.expr import Expr
 from ..ir.target import Target
 from .contraction import ONE, ZERO, Product, extent_product
-from .tile_shapes import ABREAST, ABREAST_ROWS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, many_row_shapes, tile_shapes
+from .tile_shapes import ABREAST, ABREAST_ROWS, ABREAST_VECTORS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, many_row_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
@@ -121,8 +121,9 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
     rows, columns = row_count(extent_product(p.rows)), integer.as_int(extent_product(p.columns))
     columns = None if columns is None else max(columns, 1)
     steps, taps = integer.as_int(p.inner.extent) if p.inner is not None else 1, integer.as_int(extent_product(p.taps))
-    tile, abreast = choose_tile(p, target, rows, columns, direct, rank), 1
-    if not direct and (rank == 0 or rows is None) and waits_for_b(p, target, rows, columns, None if steps is None or taps is None else steps * taps):
+    waits = not direct and waits_for_b(p, target, rows, columns, None if steps is None or taps is None else steps * taps)
+    tile, abreast = choose_tile(p, target, rows, columns, direct, rank, ABREAST_VECTORS if waits and rows is None else None), 1
+    if waits and (rank == 0 or rows is None):
         narrow = tile if rows is None else abreast_shape(target, p.dtype, rows)
         if columns is None or columns > (ABREAST - 1) * narrow.columns:
             tile, abreast = narrow, ABREAST
@@ -181,8 +182,12 @@ def even_strip(panels: int, most: int, others: int, cores: int) -> int:
     return min(range(most, 0, -1), key=busiest) if cores > 1 else most
 
 
-def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool, rank: int = 0) -> TileShape:
-    """The tile that takes the fewest cycles (with a `rank`, one of those behind it): padded work, weighed by what a step costs in multiplications and in loads."""
+def choose_tile(p: Product, target: Target, rows: int | None, columns: int | None, direct: bool, rank: int = 0, widest: int | None = None) -> TileShape:
+    """The tile that takes the fewest cycles (with a `rank`, one of those behind it): padded work, weighed by what a step costs in multiplications and in loads.
+
+    Args:
+        widest: vectors of a panel, at most; None for as many as pay.
+    """
     if p.channelwise:
         shapes = channel_shapes(target, p.dtype, columns, p.group)
         ordered = shapes if columns is None else sorted(shapes, key=lambda s: (-(-columns // s.columns) * s.vectors, -s.vectors))
@@ -200,7 +205,9 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     tall = MODERATE if rows is None and not p.taps else 1 << 20
     shapes = tile_shapes(target, p.dtype) if rows is not None and rows <= FEW else many_row_shapes(target, p.dtype)
-    fitting = [s for s in shapes if s.rows <= tall and (p.form is None or s.rows * s.vectors + s.vectors + 1 < target.vector_registers)]
+    if p.form is not None:  # a step takes a register of its own
+        shapes = tuple(s for s in shapes if s.rows * s.vectors + s.vectors + 1 < target.vector_registers)
+    fitting = [s for s in shapes if s.rows <= tall and (widest is None or s.vectors <= widest)]
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]
     if direct and not usable:
         usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
