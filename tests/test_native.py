@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -133,6 +134,21 @@ def serialised(name: str) -> bytes:
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Library]:
     folder = tmp_path_factory.mktemp("native")
     return {name: build(serialised(name), folder / f"lib{name}.so") for name in MODELS}
+
+
+def test_instances_opened_at_once_share_the_computed_weights(tmp_path: Path) -> None:
+    path = build(serialised("windows"), tmp_path / "libwindows.so").path
+    feeds = windows_feeds(2)
+    wanted, = session(serialised("windows")).run(None, feeds)
+
+    def work(_: int) -> bytes:
+        opened = NativeModel(path)
+        try:
+            return opened.run(feeds)[0].tobytes()
+        finally:
+            opened.close()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(32))) == {wanted.tobytes()}
 
 
 def test_weights_that_grow_are_computed_when_opening(libraries: dict[str, Library], tmp_path: Path) -> None:
