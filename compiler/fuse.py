@@ -140,6 +140,10 @@ def inline_maps(state: Fusion, views_only: bool) -> None:
             for c in consumers:
                 state.say(nest, c, "kept in memory: computing it again for each of its users costs more than reading it")
             continue
+        if len(ex.loads(value)) > 1 and not is_view and (ref in state.kept or ref in state.sized or any(reads_memory(c, ref) for c in consumers)):
+            for c in consumers:
+                state.say(nest, c, "kept in memory: one of its users needs it there, and reading it is cheaper than what it is made of")
+            continue
         for consumer in consumers:
             new, verdict = substitute_producer(state, consumer, ref, axes, value, is_view)
             state.say(nest, consumer, verdict)
@@ -147,6 +151,13 @@ def inline_maps(state: Fusion, views_only: bool) -> None:
                 state.replace(consumer, new)
         if not state.needed(ref):
             state.discard(nest)
+
+
+def reads_memory(consumer: Nest, ref: Tensor) -> bool:
+    """Whether a nest reads a tensor that is no view of another from memory, whatever its value: as an operand of a product, or as a whole buffer."""
+    if isinstance(consumer, ContractionNest):
+        return any(ex.load_tensor(e) is ref for e in ex.loads((consumer.a, consumer.b)))
+    return not isinstance(consumer, MapNest)
 
 
 def substitute_producer(state: Fusion, consumer: Nest, ref: Tensor, axes: tuple[Expr, ...], value: Expr, is_view: bool) -> tuple[Nest | None, str]:

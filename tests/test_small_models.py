@@ -189,3 +189,19 @@ def test_half_spectra_shorter_and_longer_than_the_signal(length: int) -> None:
     x = rng.standard_normal((2, 7, 3, 2), np.float32)
     got, = sardonyx.InferenceSession(source).run(None, {"x": x})
     np.testing.assert_allclose(got[..., 0], np.fft.irfft(x[..., 0] + 1j * x[..., 1], length, axis=1), atol=7 * 4 * np.finfo(np.float32).eps)
+
+
+def test_states_that_products_read_are_computed_once() -> None:
+    """h = a[t] * h + b[t]; y[t] = h @ w: each state is in memory for its product, so the next one reads it there and all steps are one kernel."""
+    rng = np.random.default_rng(0)
+    steps, nodes, state = 12, [], "h"
+    nodes += [node("Split", [k], [f"{k}{t}" for t in range(12)], axis=0, num_outputs=12) for k in "ab"]
+    for t in range(steps):
+        nodes += [node("Mul", [f"a{t}", state], [f"m{t}"]), node("Add", [f"m{t}", f"b{t}"], [f"h{t}"]), node("MatMul", [f"h{t}", "w"], [f"y{t}"])]
+        state = f"h{t}"
+    nodes.append(node("Concat", [f"y{t}" for t in range(steps)], ["y"], axis=0))
+    source = model(nodes, [info("a", [steps, 8, 16]), info("b", [steps, 8, 16]), info("h", [1, 8, 16])], [info("y", None)], opset=18,
+                   initializers={"w": rng.standard_normal((16, 24), np.float32)})
+    check(source, {"a": rng.random((steps, 8, 16), np.float32), "b": rng.standard_normal((steps, 8, 16), np.float32), "h": rng.standard_normal((1, 8, 16), np.float32)})
+    session = sardonyx.InferenceSession(source)
+    assert sum("mul_add" in k for k in session._model.plan.kernels) <= 3  # offsets 0 and 1 are spelled out
