@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .pipeline import Options
 
 GROWTH_BYTES = 1 << 20  # a folded result may be this large, or as large as what it is computed from
-SHARED_BYTES = 4096  # constants up to this size are compared by content
+SHARED_BYTES = 4096  # constants up to this size are told apart by their whole content at once, attributes compared up to it
+SAMPLES = 5  # elements along each dimension by which large constants are told apart at first
 MAX_ROUNDS = 8
 
 # Each run gives other values.
@@ -179,27 +180,41 @@ def share_equal(graph: Graph) -> int:
 
 
 def _share_constants(graph: Graph) -> None:
-    first: dict[object, Value] = {}
+    first: dict[object, list[Value]] = {}
     done: set[Value] = set()
     for node in graph.nodes:
         for v in node.inputs:
             if v is None or v.constant is None or v.producer is not None or v in done or v in outermost(graph).inputs:
                 continue
             done.add(v)
-            key = _constant_key(v)
-            known = first.setdefault(key, v)
-            if known is not v and not is_output(v) and v.name not in outermost(graph).overridable and known.graph is v.graph:
+            alike = first.setdefault(_constant_key(v), [])
+            known = next((k for k in alike if _same_elements(k, v)), None)
+            if known is None:
+                alike.append(v)
+            elif not is_output(v) and v.name not in outermost(graph).overridable and known.graph is v.graph:
                 replace_uses(v, known)
 
 
 def _constant_key(v: Value) -> object:
+    """Type, shape and elements of a constant, of a large one a few of them."""
     a = v.constant
     if a.dtype == object:
         return v
     kind = (a.dtype.str, a.dtype.name, a.shape)
     if a.nbytes <= SHARED_BYTES:
         return (*kind, a.tobytes())
-    return (*kind, a.__array_interface__["data"][0], a.strides)
+    return (*kind, a[tuple(slice(None, None, -(-n // SAMPLES) or 1) for n in a.shape)].tobytes())
+
+
+def _same_elements(a: Value, b: Value) -> bool:
+    """Whether two constants of one key have the same bits."""
+    x, y = a.constant, b.constant
+    if x is y or x is None or y is None or x.nbytes <= SHARED_BYTES:
+        return True
+    if x.__array_interface__["data"][0] == y.__array_interface__["data"][0] and x.strides == y.strides:
+        return True
+    rows = range(len(x)) if x.ndim > 1 else (slice(None),)
+    return all(x[k].tobytes() == y[k].tobytes() for k in rows)
 
 
 def _share_nodes(graph: Graph) -> int:

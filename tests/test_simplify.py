@@ -111,6 +111,17 @@ def test_equal_nodes_are_shared():
     check([node("Exp", ["x"], ["a"]), node("Exp", ["x"], ["b"])], {"x": X}, ["Exp", "Exp"], outputs=("a", "b"))
 
 
+def test_large_constants_are_shared_if_all_their_elements_are_equal():
+    """Weights that an exporter wrote twice, and such that differ where no sample is taken, in the sign of a zero alone too."""
+    w = f(70, 70)
+    nodes = [node("MatMul", ["x", "p"], ["a"]), node("MatMul", ["x", "q"], ["b"]), node("Add", ["a", "b"], ["y"])]
+    check(nodes, {"x": f(3, 70)}, ["MatMul", "Add"], {"p": w, "q": w.copy()})
+    for value in (w[33, 35] + 1, -0.0):
+        first, other = w.copy(), w.copy()
+        first[33, 35], other[33, 35] = 0.0, value
+        check(nodes, {"x": f(3, 70)}, ["MatMul", "MatMul", "Add"], {"p": first, "q": other})
+
+
 def test_equal_bits_of_other_types_are_not_shared():
     check([node("Cast", ["x"], ["i"], to=TensorProto.INT32), node("Add", ["i", "p"], ["a"]), node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
            node("Add", ["b", "q"], ["y"])], {"x": X}, ["Cast", "Add", "Cast", "Add"], {"p": np.zeros(1, np.int32) + 1, "q": np.ones(1, np.float32)})
