@@ -1,4 +1,4 @@
-"""Intrinsics of map kernels: accumulation that may be reordered, and typed views of scratch memory."""
+"""Intrinsics of map kernels: accumulation that may be reordered, choices without branches, and typed views of scratch memory."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -25,6 +25,20 @@ def accumulate(target: Target, kind: str, dtype: str) -> object:
             return (b.fadd if kind == "sum" else b.fmul)(*arguments, flags=("reassoc", "nsz", "contract"))
         return number(number, number), lower
     return step
+
+
+@builder("select")
+def select(target: Target, dtype: str) -> object:
+    """`select_T(condition, x, y)`: x where the condition holds, else y; both have been evaluated."""
+    number: Any = getattr(types, dtype)
+
+    @intrinsic
+    def choose(typing_context: Any, condition: Any, x: Any, y: Any) -> Any:
+        def lower(context: Any, b: ir.IRBuilder, _: Any, arguments: Any) -> ir.Value:
+            chosen, first, second = arguments
+            return b.select(b.trunc(chosen, ir.IntType(1)) if chosen.type.width > 1 else chosen, first, second)
+        return number(types.boolean, number, number), lower
+    return choose
 
 
 @builder("row")

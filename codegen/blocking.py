@@ -27,6 +27,8 @@ NARROWEST = 2  # vectors of a tile of few rows, where there are so many; a singl
 PADDING_SHARE = 100  # padding of up to 1/PADDING_SHARE of the columns is not worth a narrower tile
 ABREAST_STEPS = 128  # steps of a sum; shorter panels side by side end before memory has found their pace
 RANKS = 4  # tiles that measurements may choose from
+FEW_REGISTERS = 16
+LONE_VECTOR_COST = 1.05  # of a tile that loads an element of `a` for every multiplication, where registers are too few for more rows
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
 
@@ -202,6 +204,8 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         step *= 1 + 0.025 * max(0, s.rows - ADDRESS_REGISTERS)
         if crowded and s.rows > L1_WAYS:
             step *= 1.3
+        if s.vectors == 1 and s.rows > FEW and target.vector_registers <= FEW_REGISTERS:
+            step *= LONE_VECTOR_COST
         return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     tall = MODERATE if rows is None and not p.taps else 1 << 20
     shapes = tile_shapes(target, p.dtype) if rows is not None and rows <= FEW else many_row_shapes(target, p.dtype)

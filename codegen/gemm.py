@@ -27,6 +27,7 @@ from .scalar import Emitter, Scope, Writer, literal
 from .tile_shapes import TileShape
 
 FEW_LEFT = 2  # rows of a block; up to here each is computed by itself where the number of rows is not known before
+NARROW = 4  # columns; results of up to so many are stored column by column, along the rows of a unit
 
 
 def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | KernelCall]:
@@ -174,7 +175,24 @@ class ProductText(ContractionText):
     @property
     def width(self) -> str:
         """Columns of a panel: known for whole panels, so that loops over them unroll."""
-        return str(self.blocking.tile.columns) if self.blocking.shifted else "width"
+        return str(self.blocking.tile.columns) if self.blocking.shifted else str(self.columns.value) if self.along_rows else "width"
+
+    @property
+    def has_known_sums(self) -> bool:
+        """Whether the number of terms of a sum is known."""
+        return integer.as_int(self.steps) is not None and integer.as_int(self.taps) is not None
+
+    @property
+    def along_rows(self) -> bool:
+        """Whether results are stored column by column: there are fewer than fill a vector, and each has a row of the unit to be computed along."""
+        columns = integer.as_int(self.columns)
+        one_by_one = not self.blocking.shifted and self.blocking.abreast == 1
+        return columns is not None and columns <= NARROW and one_by_one and self.has_known_sums and not self.p.channelwise
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether the sums of all blocks of a unit stay until the last of them is done."""
+        return self.blocking.chunk is not None or self.along_rows
 
     @property
     def unit_step(self) -> bool:
@@ -183,7 +201,7 @@ class ProductText(ContractionText):
     def prologue(self) -> None:
         """Regions of scratch memory, the row of padding, the address of `a`."""
         p, tile, height = self.p, self.blocking.tile, self.blocking.height
-        blocks = height // tile.rows if self.blocking.chunk is not None else 1
+        blocks = height // tile.rows if self.keeps_sums else 1
         sums = blocks * tile.rows * tile.columns
         if self.blocking.abreast > 1:
             sums = max(sums, self.blocking.abreast * self.abreast_rows * tile.columns)
@@ -393,7 +411,7 @@ class ProductText(ContractionText):
         b_step = self.panel_start(panel)
         block = Scope(panel)
         size = tile.rows * tile.columns
-        acc_at = f"block * {self.parameter(size if self.blocking.chunk is not None else 0, 'block of acc')}"
+        acc_at = f"block * {self.parameter(size if self.keeps_sums else 0, 'block of acc')}"
         total = self.parameter(self.taps, "taps") if p.taps else self.parameter(p.groups, "groups of steps")
         byte_step = self.byte_step()
         if p.guards or p.taps:
@@ -425,9 +443,10 @@ class ProductText(ContractionText):
             few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
                    f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}){dense}, k == 0{no_fetch})", "else:", f"    {whole}"]
             block.lines += few if self.by_row else [whole]
-        last = Scope(block)
-        self.stores(last, acc_at)
-        last.close(f"if k + length == {total}:")
+        if not self.along_rows:
+            last = Scope(block)
+            self.stores(last, acc_at)
+            last.close(f"if k + length == {total}:")
         chunk = Scope(panel)
         n_chunk = self.parameter(ex.as_expr(self.blocking.chunk) if self.blocking.chunk is not None else self.taps if p.taps else p.groups, "chunk")
         chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
@@ -435,7 +454,9 @@ class ProductText(ContractionText):
             chunk.lines += self.ahead(b_step, total)
         chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
         chunk.close(f"for k in range(0, {total}, max({n_chunk}, 1)):")  # a size may turn out to be zero
-        if integer.as_int(self.steps) is None or integer.as_int(self.taps) is None:
+        if self.along_rows:
+            self.stores_along_rows(panel)
+        if not self.has_known_sums:
             self.empty_sums(panel, acc_at, size, total)
 
     def empty_sums(self, panel: Scope, acc_at: str, size: int, total: str) -> None:
@@ -468,8 +489,24 @@ class ProductText(ContractionText):
         self.store_row(row)
         row.close(f"for i in range(block * {tile.rows}, min(count, block * {tile.rows} + {tile.rows})):")
 
+    def stores_along_rows(self, panel: Scope) -> None:
+        """What becomes of the only panel's sums, column by column."""
+        p = self.p
+        column = Scope(panel)
+        unravel(self.writer, column, "c", p.columns, "c")
+        row = Scope(column)
+        self.bind_row(row)
+        self.element(row, f"acc[i * {self.blocking.tile.columns} + c]")
+        row.close("for i in range(count):")
+        column.close(f"for c in range({self.width}):")
+
     def store_row(self, row: Scope) -> None:
         """All stores of row i, whose sums start at `acc[at]`."""
+        self.bind_row(row)
+        self.store_columns(row, self.width)
+
+    def bind_row(self, row: Scope) -> None:
+        """The coordinates of row i."""
         p = self.p
         if len(p.rows) == 1 or self.row is not None:
             row.lines.append("r0 = first_row + i")
@@ -478,4 +515,3 @@ class ProductText(ContractionText):
             for k, x in enumerate(p.rows):
                 row.lines.append(f"r{k} = row{k}[i]")
                 row.axes[x] = f"r{k}"
-        self.store_columns(row, self.width)

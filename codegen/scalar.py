@@ -282,6 +282,9 @@ class Emitter:
         a = [self.value(x, scope) for x in e.args]
         operand = dt.compute_type(e.args[0].dtype)
         if op == "where":
+            if kind.kind in ("float", "int", "uint") and any(map(self.is_cheap_read, e.args[1:])):
+                number = number_type(kind)
+                return f"{self.writer.function(f'select_{number}', 'select', number)}({', '.join(map(bare, a))})"
             return f"({a[1]} if {a[0]} else {a[2]})"
         if op == "not":
             return f"(not {a[0]})"
@@ -298,6 +301,12 @@ class Emitter:
         if op == "bitcast":
             return f"{self.writer.math(f'bits_{e.args[0].dtype.short}_to_{kind.short}')}({bare(a[0])})"
         return f"{self.writer.math(f'{op}_{operand.short}')}({', '.join(map(bare, a))})"
+
+    @staticmethod
+    def is_cheap_read(e: Expr) -> bool:
+        """Whether a side of a `where` reads memory and does little else: in a branch of its own, the read would keep LLVM from vectorising the loop."""
+        nodes = list(ex.walk([e]))
+        return any(n.op == "load" for n in nodes) and all(n.op in ex.CHEAP or n.op in ("load", "const", "acc", "poly", "axis", "sym") for n in nodes)
 
     def wrapped(self, text: str, dtype: DType) -> str:
         """Integer arithmetic narrower than 64 bits, cut back to its type (Numba widens it)."""

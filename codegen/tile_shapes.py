@@ -45,7 +45,7 @@ def many_row_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     if target.vector_registers >= 32:
         shapes = [(6, 4), (7, 3), (8, 3), (10, 2), (14, 2), (20, 1)]
     elif target.isa == "avx2":
-        shapes = [(4, 3), (6, 2)] if dtype.is_float else [(6, 2)]
+        shapes = [(4, 3), (6, 2), (10, 1)] if dtype.is_float else [(6, 2), (10, 1)]
     else:
         shapes = [(5, 2), (6, 2)]
     return tuple(TileShape(r, v, target.lanes(dtype.itemsize_bytes)) for r, v in shapes)

@@ -267,6 +267,46 @@ def test_epilogue_splits_heads_and_adds() -> None:
     close(second, np.where(np.arange(48) <= np.arange(26)[:, None], x @ y + z + r, -1))
 
 
+@pytest.mark.parametrize("m", [1, 9, 131, 300])
+@pytest.mark.parametrize("n", range(1, 6))
+@pytest.mark.parametrize("order", ["mn", "nm"])
+def test_results_of_few_columns(m: int, n: int, order: str) -> None:
+    """Columns that fill no vector, lying along either axis, with operands along rows and along columns."""
+    rows, columns, k = ex.axis(m, "m"), ex.axis(n, "n"), ex.axis(37, "k")
+    a, b, bias, rest = sized("a", dt.float32, m, 37), sized("b", dt.float32, 37, n), sized("bias", dt.float32, n), sized("rest", dt.float32, m, n)
+    index = (rows, columns) if order == "mn" else (columns, rows)
+    out = Tensor("out", dt.float32, tuple(i.extent for i in index))
+    value = ex.unary("sigmoid", ex.acc(dt.float32) + bias[columns]) + rest[rows, columns]
+    nest = ContractionNest((), (rows,), (columns,), (k,), a[rows, k], b[k, columns], dt.float32, (Store(out, index, value),))
+    x, y, z, r = (values(dt.float32, *s) for s in ((m, 37), (37, n), (n,), (m, n)))
+    expected = 1 / (1 + np.exp(-(x @ y + z))) + r
+    close(run(nest, {a: x, b: y, bias: z, rest: r}, constants={b, bias})[0], expected if order == "mn" else expected.T)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_results_of_few_columns_on_several_axes(images: int) -> None:
+    """A transposed convolution of stride 2: one pixel gives a square of two by two."""
+    batch, y, x, i, j, k = (ex.axis(n, s) for n, s in ((images, "b"), (7, "y"), (11, "x"), (2, "i"), (2, "j"), (24, "k")))
+    a, b, out = sized("a", dt.float32, images, 7, 11, 24), sized("b", dt.float32, 24, 2, 2), sized("out", dt.float32, images, 14, 22)
+    nest = ContractionNest((), (batch, y, x), (i, j), (k,), a[batch, y, x, k], b[k, i, j], dt.float32, (Store(out, (batch, 2 * y + i, 2 * x + j), ex.acc(dt.float32)),))
+    p, q = values(dt.float32, images, 7, 11, 24), values(dt.float32, 24, 2, 2)
+    close(run(nest, {a: p, b: q}, constants={b})[0], np.einsum("byxk,kij->byixj", p, q).reshape(images, 14, 22))
+
+
+def test_epilogues_choose_without_branches() -> None:
+    """A slope is read whatever the sign: a branch around the read would keep the loop from being vectorised."""
+    from sardonyx.codegen.contraction import schedule_contraction
+
+    nest, a, b = product(19, 40, 23)
+    slope, (n,) = sized("slope", dt.float32, 40), nest.columns
+    sum_ = ex.acc(dt.float32)
+    nest = replace(nest, stores=(replace(nest.stores[0], value=ex.where(sum_ < ex.const(0.0, dt.float32), sum_ * slope[n], sum_)),))
+    x, y, z = values(dt.float32, 19, 23), values(dt.float32, 23, 40), values(dt.float32, 40)
+    close(run(nest, {a: x, b: y, slope: z}, constants={b, slope})[0], np.where(x @ y < 0, x @ y * z, x @ y))
+    text, = (p.kernel.text for p in schedule_contraction(nest, {}, {b}, host_target()) if isinstance(p, KernelCall))
+    assert "select_float32(" in text and " if (" not in text
+
+
 # --------------------------------------------------------------------------------------------------------------------- convolutions
 CHANNELS_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
 
