@@ -1,6 +1,7 @@
 """How a product is cut: tile, rows of a unit, panels of a strip, chunks of the reduced dimension. Choices of speed alone."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ L1_WAYS = 8
 SPAN = 64 * PAGE  # bytes; rows of a panel that lie farther apart than this cost more in address translation than a copy
 REPAYS_COPY = 64  # rows; fewer do not repay it
 UNKNOWN_STEPS = 256  # of a panel, where only the run knows how many
+LINE = 64  # bytes of a cache line
+COPY_SHARE = 2  # a chunk that is copied fills at most 1/COPY_SHARE of the first-level cache
 FEW = 4  # rows; up to here tiles have as many rows as the product
 MODERATE = 8  # rows of a tile for any number of rows
 SMALL = 16  # rows; fewer do not repay a copy of b
@@ -44,6 +47,7 @@ class Blocking:
         strip: panels of a unit.
         chunk: steps (or, with taps, taps) between two visits of a block of rows; None for all.
         abreast: panels that few rows walk side by side, as far as a strip has so many; 1 for one after another.
+        copied: whether each chunk of a panel that is read in place is first copied to the unit's own memory.
     """
 
     tile: TileShape
@@ -52,6 +56,7 @@ class Blocking:
     strip: int
     chunk: int | None
     abreast: int = 1
+    copied: bool = False
 
 
 def row_count(rows: Expr) -> int | None:
@@ -110,7 +115,7 @@ def alternatives(p: Product, target: Target, direct: bool, first: Blocking) -> l
     found.append(replace(first, height=max(1, round(first.height / 2 / step)) * step))
     if rows is None or first.height < rows:
         found.append(replace(first, height=2 * first.height))
-    found += [replace(first, strip=-(-first.strip // 2)), replace(first, strip=2 * first.strip), replace(first, chunk=None)]
+    found += [replace(first, strip=-(-first.strip // 2)), replace(first, strip=2 * first.strip), replace(first, chunk=None, copied=False)]
     return list(dict.fromkeys(found))
 
 
@@ -154,7 +159,21 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
         most = max(1, target.l2_bytes // CHUNK_SHARE // (tile.columns * size))
         chunk = most if not steps else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
-    return Blocking(tile, shifted, height, strip, chunk, abreast)
+    copied = direct and height > tile.rows and target.vector_registers <= FEW_REGISTERS and is_scattered(p, steps, target)
+    if copied:
+        most = max(1, target.l1_bytes // COPY_SHARE // (tile.columns * size))
+        chunk = most if not steps else -(-steps // -(-steps // most))
+    return Blocking(tile, shifted, height, strip, chunk, abreast, copied)
+
+
+def is_scattered(p: Product, steps: int | None, target: Target) -> bool:
+    """Whether the rows of a panel that is read in place fall on fewer lines of the first-level cache than there are rows."""
+    step = ZERO if p.inner is None else integer.coefficient(p.b_offset, p.inner)[0]
+    if not step.is_const or p.inner is None:
+        return False
+    sets = max(1, target.l1_bytes // (LINE * L1_WAYS))
+    used = sets // math.gcd(max(1, step.value * p.dtype.itemsize_bytes // LINE), sets)
+    return used * L1_WAYS < (steps or 1024)
 
 
 def waits_for_b(p: Product, target: Target, rows: int | None, columns: int | None, depth: int | None) -> bool:
@@ -208,7 +227,7 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
             step *= LONE_VECTOR_COST
         return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     tall = MODERATE if rows is None and not p.taps else 1 << 20
-    shapes = tile_shapes(target, p.dtype) if rows is not None and rows <= FEW else many_row_shapes(target, p.dtype)
+    shapes = tile_shapes(target, p.dtype) if rows is not None and rows <= FEW else (*half_shapes(p, target, columns), *many_row_shapes(target, p.dtype))
     if p.form is not None:  # a step takes a register of its own
         shapes = tuple(s for s in shapes if s.rows * s.vectors + s.vectors + 1 < target.vector_registers)
     fitting = [s for s in shapes if s.rows <= tall and (widest is None or s.vectors <= widest)]
@@ -217,6 +236,14 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         usable = [TileShape(s.rows, 1, s.lanes) for s in fitting]
     chosen = sorted(usable, key=cycles)[min(rank, len(usable) - 1)]
     return balanced(chosen, columns) if rows is not None and rows <= FEW and columns is not None and p.form is None else chosen
+
+
+def half_shapes(p: Product, target: Target, columns: int | None) -> list[TileShape]:
+    """Tiles of half a vector, for columns that fill no more: no slower than whole ones, and faster where the processor computes by halves."""
+    lanes = target.lanes(p.dtype.itemsize_bytes)
+    if columns is None or 2 * columns > lanes or p.form is not None or target.isa != "avx2":
+        return []
+    return [TileShape(s.rows, 1, lanes // 2) for s in many_row_shapes(target, p.dtype) if s.vectors == 1]
 
 
 def balanced(tile: TileShape, columns: int) -> TileShape:

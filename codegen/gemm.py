@@ -194,6 +194,11 @@ class ProductText(ContractionText):
         """Whether the sums of all blocks of a unit stay until the last of them is done."""
         return self.blocking.chunk is not None or self.along_rows
 
+    def copy_chunk(self, b_step: str) -> list[str]:
+        """A chunk of the panel, row after row."""
+        width = self.blocking.tile.columns
+        return ["for s in range(length):", f"    for j in range({width}):", f"        part[s * {width} + j] = columns[(k + s) * {b_step} + j]"]
+
     @property
     def unit_step(self) -> bool:
         return self.p.inner is None or integer.coefficient(self.p.a_offset, self.p.inner)[0] is ONE
@@ -207,6 +212,8 @@ class ProductText(ContractionText):
             sums = max(sums, self.blocking.abreast * self.abreast_rows * tile.columns)
         self.view("acc", sums, self.number)
         self.view("row_at", height, "int64")
+        if self.blocking.copied:
+            self.view("part", (self.blocking.chunk or 1) * tile.columns, self.number)
         if len(p.rows) > 1 and self.row is None:
             for k in range(len(p.rows)):
                 self.view(f"row{k}", height, "int64")
@@ -430,9 +437,15 @@ class ProductText(ContractionText):
             zero = f"advanced(shifts, {self.parameter(self.taps, 'taps')})"
             block.lines += ["if whole[block]:", f"    {whole}", "else:", f"    channel_tile({rows_at}, {tile.rows}, {zero}, 0, {tail}"] if p.guards else [whole]
         else:
-            tail = f"{taps}, {start}, {byte_step}, {steps}, {b_at}, {b_step}"
+            if self.blocking.copied:
+                b_at, tile_step = "part", str(tile.columns)
+            else:
+                tile_step = b_step
+            tail = f"{taps}, {start}, {byte_step}, {steps}, {b_at}, {tile_step}"
             todo = f"length * {steps}" if p.taps else "length"
             fetch, no_fetch = f", ahead + min(block * share, rest) * {todo}, share", ", ahead, 0"
+            if self.blocking.copied:
+                fetch = ", ahead, share if block == 0 else 0"
             if p.form is not None:
                 rest = self.emitter.value(self.steps % p.fold, self.root) if p.tail else "0"
                 rest = rest if p.taps or not p.tail else f"({rest} if k + length == {total} else 0)"
@@ -452,6 +465,8 @@ class ProductText(ContractionText):
         chunk.lines.append(f"length = min({n_chunk}, {total} - k)")
         if not p.channelwise and p.form is None:
             chunk.lines += self.ahead(b_step, total)
+        if self.blocking.copied:
+            chunk.lines += self.copy_chunk(b_step)
         chunk.lines += ["for block in range(blocks):", *("    " + x for x in block.lines)]
         chunk.close(f"for k in range(0, {total}, max({n_chunk}, 1)):")  # a size may turn out to be zero
         if self.along_rows:
@@ -473,6 +488,8 @@ class ProductText(ContractionText):
 
         Nothing comes behind the last panel, and no block fetches from behind the part: addresses of no memory are looked up in vain each time.
         """
+        if self.blocking.copied:
+            return self.ahead_in_place(b_step, total)
         if self.direct:
             return ["ahead = base", "share = 0", "rest = 0"]
         panels = self.parameter(ex.ceildiv(self.columns, self.blocking.tile.columns), "panels")
@@ -480,6 +497,14 @@ class ProductText(ContractionText):
         size = f"{b_step} * {self.size_bytes}"
         return [f"more = (k + length < {total}) | (panel + 1 < {panels})", f"ahead = address(columns) + ({next_at} * {size} if more else 0)",
                 f"share = ({size} + blocks - 1) // blocks if more else 0", f"rest = {size} - share"]
+
+    def ahead_in_place(self, b_step: str, total: str) -> list[str]:
+        """Where the chunk of `b` that is copied next starts: the first block fetches a row of it at each step, if it is as long as this one."""
+        width, columns = self.blocking.tile.columns, self.parameter(self.columns, "columns")
+        panels = self.parameter(ex.ceildiv(self.columns, width), "panels")
+        return [f"last = k + length == {total}", f"more = (panel + 1 < {panels}) if last else (k + 2 * length <= {total})",
+                f"step = min((panel + 1) * {width}, {columns} - {width}) - first_column if last else (k + length) * {b_step}",
+                f"ahead = address(columns) + (step * {self.size_bytes} if more else 0)", f"share = {b_step} * {self.size_bytes} if more else 0"]
 
     def stores(self, block: Scope, acc_at: str) -> None:
         """What becomes of a block's accumulators."""

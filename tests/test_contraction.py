@@ -295,8 +295,6 @@ def test_results_of_few_columns_on_several_axes(images: int) -> None:
 
 def test_epilogues_choose_without_branches() -> None:
     """A slope is read whatever the sign: a branch around the read would keep the loop from being vectorised."""
-    from sardonyx.codegen.contraction import schedule_contraction
-
     nest, a, b = product(19, 40, 23)
     slope, (n,) = sized("slope", dt.float32, 40), nest.columns
     sum_ = ex.acc(dt.float32)
@@ -471,8 +469,6 @@ def test_operands_that_move_with_the_batch_are_read_in_place() -> None:
 # -------------------------------------------------------------------------------------------------------------------------- targets
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"])
 def test_kernels_compile_for_every_target(name: str) -> None:
-    from sardonyx.codegen.contraction import schedule_contraction
-
     xs, ws, stride, dilation, pads, group = CASES["3x3"]
     for nest in (product(100, 100, 100)[0], convolution(xs, ws, stride, dilation, pads, group)[0]):
         target = targets.parse(name)
@@ -490,8 +486,6 @@ def test_lesser_targets_run_here(name: str) -> None:
 
 
 def test_kernels_are_shared_between_sizes() -> None:
-    from sardonyx.codegen.contraction import schedule_contraction
-
     keys = set()
     for m, n, k in ((128, 768, 768), (128, 3072, 768), (256, 768, 3072)):
         nest, _, b = product(m, n, k)
@@ -609,6 +603,22 @@ def test_depthwise_fetches_ahead_within_its_input(size: int, stride: int, pad: i
         row = size * 64 * 4
         assert min(start for start, _ in found) >= row and max(end for _, end in found) <= 2 * size * row
         assert sum(end - start for start, end in found) > size * row
+
+
+SCATTERED = [(16, 2304, 768), (131, 100, 300), (16, 100, 1000), (13, 64, 513), (40, 2305, 70)]  # rows, columns, steps
+
+
+@pytest.mark.parametrize("m,n,k", SCATTERED)
+def test_scattered_operands_are_copied_in_chunks(m: int, n: int, k: int) -> None:
+    """An activation read in place whose rows share few cache lines; what is fetched ahead lies within it."""
+    target = targets.parse("x86-64-v3")
+    nest, a, b = product(m, n, k)
+    arrays = {a: values(dt.float32, m, k), b: values(dt.float32, k, n)}
+    call, = (p for p in schedule_contraction(nest, {}, (), target) if isinstance(p, KernelCall))
+    assert "part" in call.kernel.text
+    first, end = fetched(call)
+    assert first >= 0 and end <= arrays[b].nbytes
+    close(run(nest, arrays)[0], arrays[a] @ arrays[b])
 
 
 @pytest.mark.parametrize("columns", [3, 16, 64, 70])

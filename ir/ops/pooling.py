@@ -38,6 +38,9 @@ def widen(e: Expr) -> Expr:
     return ex.cast(e, dt.compute_type(e.dtype))
 
 
+LARGE_WINDOW = 25  # elements; larger windows that overlap are taken one dimension after the other
+
+
 @register
 class MaxPool(Op):
     """Greatest element of each window, and its position in the input. Source: ONNX MaxPool-22."""
@@ -48,9 +51,29 @@ class MaxPool(Op):
     def lower(self, n: Lowering) -> list[Tensor | None]:
         x = n.input(0)
         win = pool_window(n, x)
-        at = over_window(n, x, win, "max", least(x.dtype), lambda e: e)
-        shape = (*x.shape[:2], *win.out)
-        return [n.map(shape, lambda *i: at(i), x.dtype), self.positions(n, x, win) if n.wants(1) else None]
+        if win.rank > 1 and win.overlapping and math.prod(map(int, n.attr("kernel_shape"))) > LARGE_WINDOW:
+            best = self.by_dimensions(n, x, win)
+        else:
+            at = over_window(n, x, win, "max", least(x.dtype), lambda e: e)
+            best = n.map((*x.shape[:2], *win.out), lambda *i: at(i), x.dtype)
+        return [best, self.positions(n, x, win) if n.wants(1) else None]
+
+    @staticmethod
+    def by_dimensions(n: Lowering, x: Tensor, win: Window) -> Tensor:
+        """The greatest along one dimension after the other: neighbouring windows share what they have in common."""
+        for d in range(win.rank - 1, -1, -1):
+            line = Window(win.size[d:d + 1], win.kernel[d:d + 1], win.strides[d:d + 1], win.dilations[d:d + 1], win.begin[d:d + 1], win.end[d:d + 1], win.out[d:d + 1])
+            x = MaxPool.along(n, x, line, 2 + d)
+        return x
+
+    @staticmethod
+    def along(n: Lowering, x: Tensor, line: Window, dim: int) -> Tensor:
+        """Windows over one dimension."""
+        guard = None if line.inside else least(x.dtype)
+
+        def value(*index: Expr) -> Expr:
+            return n.reduce("max", line.kernel, lambda k: ex.load(x, (*index[:dim], *line.tap(index[dim:dim + 1], (k,)), *index[dim + 1:]), guard))
+        return n.map((*x.shape[:dim], *line.out, *x.shape[dim + 1:]), value, x.dtype)
 
     @staticmethod
     def positions(n: Lowering, x: Tensor, win: Window) -> Tensor:
@@ -75,6 +98,7 @@ class MaxPool(Op):
         yield Sample((x,), {"kernel_shape": (2, 3), "strides": (2, 2), "ceil_mode": 1, "dilations": (2, 1)}, outputs=2)
         yield Sample(((x * 20).astype(np.int8),), {"kernel_shape": (2, 2), "auto_pad": "SAME_UPPER"})
         yield Sample((x[..., 0],), {"kernel_shape": (3,)})
+        yield Sample((x,), {"kernel_shape": (7, 6), "pads": (3, 2, 3, 3)}, outputs=2)
 
 
 @register

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .. import dtypes as dt
 from .. import expr as ex
+from .. import integer
 from ..expr import Expr, ExprLike, Tensor
 from .base import Lowering
 
@@ -43,6 +44,11 @@ class Window:
             ex.integer.prove_nonnegative(-b) and ex.integer.prove_le((o - 1) * s - b + (k - 1) * d, n - 1)
             for n, k, s, d, b, o in zip(self.size, self.kernel, self.strides, self.dilations, self.begin, self.out)
         )
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether neighbouring windows may share elements along every dimension."""
+        return all(integer.prove_lt(ex.const(s), k) for k, s in zip(self.kernel, self.strides))
 
     def tap(self, position: Sequence[Expr], taps: Sequence[Expr]) -> tuple[Expr, ...]:
         """Where tap `taps` of window `position` reads."""
