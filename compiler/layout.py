@@ -92,8 +92,17 @@ def _reach_back(program: NestProgram, fixed: set[Tensor], layouts: Layouts) -> N
                     layouts[source] = tuple(wanted)
 
 
-def channels_last(rank: int) -> tuple[int, ...]:
-    return (0, *range(2, rank), 1) if rank >= 3 else tuple(range(rank))
+def channels_last(nest: ContractionNest, load: Expr) -> tuple[int, ...]:
+    """The order of a convolution's input in which its channels lie side by side."""
+    channel = channel_dimension(nest, load)
+    return (*(d for d in range(len(load.args)) if d != channel), channel)
+
+
+def channel_dimension(nest: ContractionNest, load: Expr) -> int:
+    """The dimension that a convolution's input has for channels: 1, or where a transposition has become part of the read, the only one that sums alone walk."""
+    rows, reduced = set(nest.rows), set(nest.reduced)
+    found = [d for d, i in enumerate(load.args) if i.axes & reduced and not i.axes & rows]
+    return found[0] if len(found) == 1 else 1
 
 
 def operand_load(e: Expr) -> Expr:
@@ -107,10 +116,10 @@ def _channels_last_input(program: NestProgram, nest: ContractionNest, fixed: set
     tensor = ex.load_tensor(load)
     if tensor.rank < 3:
         return
-    order = channels_last(tensor.rank)
-    channels = integer.as_int(tensor.shape[1])
+    order = channels_last(nest, load)
+    channels = integer.as_int(tensor.shape[order[-1]])
     if tensor in fixed:
-        if (channels is not None and channels <= DIRECT_CHANNELS) or _spatial_is_one(tensor):
+        if (channels is not None and channels <= DIRECT_CHANNELS) or order == tuple(range(tensor.rank)) or _spatial_is_one(tensor, order[-1]):
             return
         copy = Tensor(f"{tensor.name}.channels_last", tensor.dtype, tensor.shape)
         layouts[copy] = order
@@ -126,8 +135,8 @@ def _channels_last_input(program: NestProgram, nest: ContractionNest, fixed: set
         layouts[tensor] = order
 
 
-def _spatial_is_one(tensor: Tensor) -> bool:
-    return all(integer.as_int(d) == 1 for d in tensor.shape[2:])
+def _spatial_is_one(tensor: Tensor, channel: int) -> bool:
+    return all(integer.as_int(n) == 1 for d, n in enumerate(tensor.shape) if d not in (0, channel))
 
 
 def followed_order(nest: MapNest, store: Store, layouts: Layouts) -> tuple[int, ...] | None:
