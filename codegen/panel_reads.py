@@ -31,7 +31,7 @@ class Panel:
 
 def find_panel(packing: MapNest) -> Panel | None:
     """The inverse of a packing (see `contraction.pack_b`); None where the map is something else, which substitution shows."""
-    if len(packing.stores) != 1:
+    if len(packing.stores) != 1 or not packing.axes:
         return None
     store, = packing.stores
     value, width = store.value, packing.axes[-1].extent
