@@ -82,6 +82,8 @@ def reads_b_in_place(p: Product, target: Target) -> bool:
     step_bytes = step.value * p.dtype.itemsize_bytes if step.is_const else 0
     if step_bytes % PAGE == 0:
         return False
+    if rows is None and target.vector_registers <= FEW_REGISTERS:
+        return True  # each unit copies what is scattered
     steps = UNKNOWN_STEPS if p.inner is None else integer.as_int(p.inner.extent) or UNKNOWN_STEPS
     return (rows is not None and rows <= REPAYS_COPY) or steps * step_bytes <= SPAN
 

@@ -621,6 +621,16 @@ def test_scattered_operands_are_copied_in_chunks(m: int, n: int, k: int) -> None
     close(run(nest, arrays)[0], arrays[a] @ arrays[b])
 
 
+def test_scattered_operands_of_unknown_rows_are_copied_in_chunks() -> None:
+    """Where only the run knows how many rows there are, a pass of its own over the other operand would often cost more than the product."""
+    nest, a, b = product(ex.sym("M"), 768, 300)
+    call, = (p for p in schedule_contraction(nest, {}, (), targets.parse("x86-64-v3")) if isinstance(p, KernelCall))
+    assert "part" in call.kernel.text
+    for rows in (1, 16, 131):
+        arrays = {a: values(dt.float32, rows, 300), b: values(dt.float32, 300, 768)}
+        close(run(nest, arrays, sizes={"M": rows})[0], arrays[a] @ arrays[b])
+
+
 @pytest.mark.parametrize("columns", [3, 16, 64, 70])
 def test_convolutions_fetch_ahead_within_their_weights(columns: int) -> None:
     """As above, with taps, and by Winograd's method where the columns suffice."""
