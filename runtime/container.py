@@ -19,6 +19,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,12 +56,16 @@ def checksum(section: memoryview | bytes, workers: int = 2) -> str:
     along rows and along columns, modulo 2**64, and what remains after the last block as it is. Any change of one word is found, and any other that does
     not cancel in every row and every column of its block. It is no protection against intent.
     """
-    view = memoryview(section).cast("B")
-    if len(view) < LARGE_BYTES:
-        return hashlib.sha256(view).hexdigest()
-    whole = len(view) - len(view) % BLOCK_BYTES
-    pieces = [view[k:min(k + CHUNK_BYTES, whole)] for k in range(0, whole, CHUNK_BYTES)]
-    return hashlib.sha256(b"".join([*_side_by_side(_block_sums, pieces, workers), view[whole:]])).hexdigest()
+    return checksums([section], workers)[0]
+
+
+def checksums(sections: Sequence[memoryview | bytes], workers: int = 2) -> list[str]:
+    """The `checksum` of each section, the sums of all of them side by side."""
+    views = [memoryview(s).cast("B") for s in sections]
+    wholes = [0 if len(v) < LARGE_BYTES else len(v) - len(v) % BLOCK_BYTES for v in views]
+    pieces = [[v[k:min(k + CHUNK_BYTES, whole)] for k in range(0, whole, CHUNK_BYTES)] for v, whole in zip(views, wholes, strict=True)]
+    sums = iter(_side_by_side(_block_sums, [p for of_one in pieces for p in of_one], workers))
+    return [hashlib.sha256(b"".join([*islice(sums, len(of_one)), v[whole:]])).hexdigest() for v, whole, of_one in zip(views, wholes, pieces, strict=True)]
 
 
 def _block_sums(piece: memoryview) -> bytes:
@@ -92,7 +97,7 @@ def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, 
         OSError: no space or no permission; nothing is left behind.
     """
     views = {name: memoryview(data).cast("B") if memoryview(data) else memoryview(b"") for name, data in sections.items()}
-    digests = {name: checksum(v) for name, v in views.items()}
+    digests = dict(zip(views, checksums(list(views.values())), strict=True))
     table: list[tuple[str, int, int, str]] = []
     manifest = b""
     for _ in range(8):  # offsets depend on the manifest's length, which depends on the offsets' digits
@@ -181,16 +186,17 @@ class Container:
         self.content, table = self._parsed(manifest)
         self.sections: dict[str, memoryview] = {}
         end = HEADER.size + length
-        for name, offset, nbytes, section_digest in table:
+        for name, offset, nbytes, _ in table:
             if offset + nbytes > size:
                 raise ContainerError(f"{self.path}: section {name} ends beyond the end of the file; the file was cut short")
             if offset < end or any(self._view[end:offset]):
                 raise ContainerError(f"{self.path}: there is something other than padding before section {name}; the file is damaged")
             end = offset + nbytes
-            view = self._view[offset:end]
-            if verify and checksum(view) != section_digest:
-                raise ContainerError(f"{self.path}: section {name} does not match its checksum; the file is damaged, compile the model again")
-            self.sections[name] = view
+            self.sections[name] = self._view[offset:end]
+        if verify:
+            for (name, *_, section_digest), found in zip(table, checksums(list(self.sections.values())), strict=True):
+                if found != section_digest:
+                    raise ContainerError(f"{self.path}: section {name} does not match its checksum; the file is damaged, compile the model again")
         if end != size:
             raise ContainerError(f"{self.path}: {size - end} bytes follow the last section; the file is damaged")
 
