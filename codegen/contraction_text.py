@@ -109,6 +109,15 @@ class ContractionText:
         at = self.reserve(count, np.dtype(number).itemsize)
         self.root.lines.append(f"{name} = {of}(scratch, {self.parameter(at, 'view ' + name)})")
 
+    def decode_strip(self, unit: Scope, groups: str, strips: Expr) -> None:
+        """Batch and strip of columns of a unit: groups of rows are its innermost count, `groups` their number."""
+        if self.p.batch:
+            n_strips = self.parameter(strips, "strips")
+            unit.lines += [f"strip = unit // {groups} % {n_strips}", f"batch = unit // {groups} // {n_strips}"]
+            unravel(self.writer, unit, "batch", self.p.batch, "g")
+        else:
+            unit.lines.append(f"strip = unit // {groups}")
+
     # ---- stores
     def store_columns(self, row: Scope, width: str) -> None:
         """All stores of one row of a panel, whose sums start at `acc[at]` and whose columns are first_column <= c < first_column + width."""

@@ -215,12 +215,7 @@ class LinesText(ContractionText):
         unit = Scope(self.root)
         n_groups, n_height = self.parameter(groups, "groups"), self.parameter(blocking.height, "height")
         unit.lines += [f"first = unit % {n_groups} * {n_height}", f"count = min({n_height}, {self.parameter(total, 'segments')} - first)"]
-        if p.batch:
-            n_strips = self.parameter(strips, "strips")
-            unit.lines += [f"strip = unit // {n_groups} % {n_strips}", f"batch = unit // {n_groups} // {n_strips}"]
-            unravel(self.writer, unit, "batch", p.batch, "g")
-        else:
-            unit.lines.append(f"strip = unit // {n_groups}")
+        self.decode_strip(unit, n_groups, strips)
         self.addresses(unit)
         panel = Scope(unit)
         if blocking.ahead:

@@ -235,15 +235,10 @@ class ProductText(ContractionText):
 
     def decode_unit(self, unit: Scope, groups: Expr, strips: Expr) -> None:
         """Batch, strip of columns and group of rows of a unit; the first row and the number of rows."""
-        p, height, tile = self.p, self.blocking.height, self.blocking.tile
+        height, tile = self.blocking.height, self.blocking.tile
         n_groups, n_height, n_rows = self.parameter(groups, "groups"), self.parameter(height, "height"), self.parameter(self.rows, "rows")
         unit.lines.append(f"first_row = unit % {n_groups} * {n_height}")
-        if p.batch:
-            n_strips = self.parameter(strips, "strips")
-            unit.lines += [f"strip = unit // {n_groups} % {n_strips}", f"batch = unit // {n_groups} // {n_strips}"]
-            unravel(self.writer, unit, "batch", p.batch, "g")
-        else:
-            unit.lines.append(f"strip = unit // {n_groups}")
+        self.decode_strip(unit, n_groups, strips)
         unit.lines += [f"count = min({n_height}, {n_rows} - first_row)", f"blocks = (count + {tile.rows - 1}) // {tile.rows}"]
 
     def row_addresses(self, unit: Scope) -> None:
