@@ -24,6 +24,7 @@ MODERATE = 8  # rows of a tile for any number of rows
 SMALL = 16  # rows; fewer do not repay a copy of b
 CACHE_SHARE = 2  # a strip of b fills at most 1/CACHE_SHARE of the second-level cache
 LONG_SHARE = 8  # a panel of more than 1/LONG_SHARE of it is walked in chunks
+LONGEST = 2 / 3  # of it, where registers are few: their tiles take so little of `b` in a cycle that the second-level cache keeps up
 STRIP_COST = 0.01  # of a product, for each time that its rows are read again
 CHUNK_SHARE = 24  # of about 1/CHUNK_SHARE of it
 NARROWEST = 2  # vectors of a tile of few rows, where there are so many; a single one of each row leaves multipliers waiting
@@ -157,9 +158,11 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
     chunk = None
     if p.taps and not p.joined and panel_bytes > target.l2_bytes // CACHE_SHARE and height > tile.rows:
         chunk = max(1, target.l2_bytes // (2 * CACHE_SHARE) // (tile.columns * size) // (steps or 1024))
-    elif not p.taps and not p.joined and panel_bytes > target.l2_bytes // LONG_SHARE and height > tile.rows:
-        most = max(1, target.l2_bytes // CHUNK_SHARE // (tile.columns * size))
-        chunk = most if not steps else -(-steps // -(-steps // most))
+    elif not p.taps and not p.joined and height > tile.rows:
+        patient = p.form is None and not direct and target.vector_registers <= FEW_REGISTERS
+        if panel_bytes > target.l2_bytes * (LONGEST if patient else 1 / LONG_SHARE):
+            most = max(1, target.l2_bytes // (CACHE_SHARE if patient else CHUNK_SHARE) // (tile.columns * size))
+            chunk = most if not steps else -(-steps // -(-steps // most))
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
     copied = direct and height > tile.rows and target.vector_registers <= FEW_REGISTERS and is_scattered(p, steps, target)
     if copied:
