@@ -46,8 +46,8 @@ class Bodies:
 
 def _moved(step: Step, kernels: Sequence[int], bodies: int) -> Step:
     if isinstance(step, KernelStep):
-        return replace(step, kernel=kernels[step.kernel])
-    return replace(step, bodies=tuple(b + bodies for b in step.bodies)) if isinstance(step, ControlStep) else step
+        return step._replace(kernel=kernels[step.kernel])
+    return step._replace(bodies=tuple(b + bodies for b in step.bodies)) if isinstance(step, ControlStep) else step
 
 
 def _placed(buffer: BufferSpec, constants: int) -> BufferSpec:

@@ -409,8 +409,8 @@ class PlanBuilder:
         def dims(ref: Ref | None) -> tuple[tuple[int, bool], ...]:
             numbers = [self.numbers.number(d) for d in ref.shape] if isinstance(ref, Tensor) else []
             return tuple((n if n in sets or self.numbers.level[n] < k else -1, n in sets) for n in numbers)
-        inputs = tuple(replace(i, buffer=buffer(r)) for i, r in tied.inputs)
-        outputs = tuple(replace(o, buffer=buffer(r), dims=dims(r)) for o, r in tied.outputs)
+        inputs = tuple(i._replace(buffer=buffer(r)) for i, r in tied.inputs)
+        outputs = tuple(o._replace(buffer=buffer(r), dims=dims(r)) for o, r in tied.outputs)
         return ControlStep(nest.function.kind, self.native[nest], buffer(tied.limit), buffer(tied.condition), inputs, outputs, nest.origin)  # type: ignore[attr-defined]
 
     def _size_buffers(self) -> None:

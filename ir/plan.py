@@ -6,6 +6,7 @@ All sizes live in one vector of int64 *numbers*; constants first, then the model
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # Operators of the size program: dst = op(a, b, c), all positions of numbers; LOAD: dst = int64 element numbers[b] of buffer a.
 # LOAD_I32, LOAD_B1 and LOAD_F32 read elements of those types. Floating-point values are float64 bit patterns; their operators start with f.
@@ -16,8 +17,7 @@ OPERATORS = (
 OPCODE = {name: i for i, name in enumerate(OPERATORS)}
 
 
-@dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """`numbers[target] = operator(numbers[a], numbers[b], numbers[c])`; division and remainder by zero give zero."""
 
     operator: str
@@ -52,8 +52,7 @@ class BufferSpec:
     bytes: int = 0
 
 
-@dataclass(frozen=True)
-class KernelStep:
+class KernelStep(NamedTuple):
     """Launch a kernel: `lo, hi` over `units`, split evenly among threads."""
 
     kernel: int
@@ -65,8 +64,7 @@ class KernelStep:
     bytes: int = -1
 
 
-@dataclass(frozen=True)
-class Preparation:
+class Preparation(NamedTuple):
     """A launch that computes constants before the first run, where a model is kept as small as possible.
 
     Args:
@@ -84,31 +82,27 @@ class Preparation:
     scratch: int
 
 
-@dataclass(frozen=True)
-class SizeStep:
+class SizeStep(NamedTuple):
     """Run instructions first <= k < last of the size program (those that depend on elements computed before)."""
 
     first: int
     last: int
 
 
-@dataclass(frozen=True)
-class CheckStep:
+class CheckStep(NamedTuple):
     """End the run if number `number` is zero: what condition `condition` of the plan's `late` ones says does not hold."""
 
     number: int
     condition: int
 
 
-@dataclass(frozen=True)
-class SegmentStep:
+class SegmentStep(NamedTuple):
     """Reserve the arena of a segment, whose size is now known."""
 
     segment: int
 
 
-@dataclass(frozen=True)
-class HostStep:
+class HostStep(NamedTuple):
     """Call host function `function` on host values; the driver returns to the host for it.
 
     Inputs and outputs are (`buffer`, position) or (`value`, position); an absent input is None. `sizes` are (output, dim, number): sizes that are
@@ -123,8 +117,7 @@ class HostStep:
     sizes: tuple[tuple[int, int, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class BodyInput:
+class BodyInput(NamedTuple):
     """What an input of a body is.
 
     Args:
@@ -140,8 +133,7 @@ class BodyInput:
     backwards: bool = False
 
 
-@dataclass(frozen=True)
-class BodyOutput:
+class BodyOutput(NamedTuple):
     """What becomes of an output of a body.
 
     Args:
@@ -158,8 +150,7 @@ class BodyOutput:
     dims: tuple[tuple[int, bool], ...] = ()
 
 
-@dataclass(frozen=True)
-class ControlStep:
+class ControlStep(NamedTuple):
     """Run bodies: `If` one of two, `Loop` one while a condition holds and up to a limit, `Scan` one for each entry of its slices.
 
     Args:
@@ -180,8 +171,7 @@ class ControlStep:
 Step = KernelStep | SizeStep | CheckStep | SegmentStep | HostStep | ControlStep
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """A model input or output.
 
     Args:
@@ -199,8 +189,7 @@ class Port:
     value: int = -1
 
 
-@dataclass(frozen=True)
-class SizeCheck:
+class SizeCheck(NamedTuple):
     """Dimension `dim` of input `input` equals number `number` (guards checked before a run)."""
 
     input: int
@@ -208,8 +197,7 @@ class SizeCheck:
     number: int
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """Number `number` is not zero, else the inputs' sizes do not fit the model: `reason` (guards checked before a run)."""
 
     number: int

@@ -14,9 +14,9 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from . import knobs
 from .container import Container, ContainerError, write
@@ -29,8 +29,7 @@ class CacheWarning(UserWarning):
     """The disk cache cannot be used; everything works, but is compiled again each time."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file of the cache: path, bytes, time of last use (seconds since the epoch)."""
 
     path: Path
@@ -106,13 +105,13 @@ class Cache:
     def model_path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / "models" / f"{key}.sdx"
 
-    def load_model(self, key: str) -> Container | None:
-        """The compiled model stored under a key, verified, or None."""
+    def load_model(self, key: str, meanwhile: Callable[[], object] | None = None) -> Container | None:
+        """The compiled model stored under a key, verified, or None; `meanwhile` is done while large ones are verified."""
         path = self.model_path(key)
         if path is None or not path.exists():
             return None
         try:
-            found = Container(path)
+            found = Container(path, meanwhile=meanwhile)
         except (ContainerError, ValueError, KeyError):
             self._drop(path)
             return None

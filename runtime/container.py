@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -28,13 +29,15 @@ import numpy as np
 from ..ir.errors import SardonyxError
 
 MAGIC = b"SARDONYX"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<8sIIQ32s")
 ALIGNMENT = 64
 CHUNK_BYTES = 4 << 20
 LARGE_BYTES = 1 << 20  # sections from here on are summed
-BLOCK_ROWS, BLOCK_COLUMNS = 64, 512  # of 64-bit words: 256 KiB, a page a row
-BLOCK_BYTES = BLOCK_ROWS * BLOCK_COLUMNS * 8
+BLOCK_ROWS, BLOCK_COLUMNS = 256, 521  # of 64-bit words; a prime, so that no two pages of a block lie in the same columns
+ROW_BYTES = BLOCK_COLUMNS * 8
+BLOCK_BYTES = BLOCK_ROWS * ROW_BYTES
+PIECE_BYTES = 8 * BLOCK_BYTES  # summed at once
 MAX_MANIFEST_BYTES = 1 << 28
 
 
@@ -52,37 +55,46 @@ def chunk_digest(parts: Sequence[memoryview | bytes], workers: int = 2) -> str:
 def checksum(section: memoryview | bytes, workers: int = 2) -> str:
     """What tells a damaged section from a whole one: SHA-256 (hex), for large sections over their sums, which are read at memory's speed.
 
-    Sections of less than 1 MiB (code among them) are hashed as they are. Of larger ones, each whole block of 64 x 512 little-endian 64-bit words counts by its sums
-    along rows and along columns, modulo 2**64, and what remains after the last block as it is. Any change of one word is found, and any other that does
-    not cancel in every row and every column of its block. It is no protection against intent.
+    Sections of less than 1 MiB (code among them) are hashed as they are. Larger ones are taken as rows of 521 little-endian 64-bit words; every 256 rows, and those
+    that remain, count by their sums along columns, modulo 2**64, and the bytes after the last whole row as they are. Any change of one word is found, pages of
+    4 KiB that changed places are, and any other change that does not cancel in every column. It is no protection against intent.
     """
     return checksums([section], workers)[0]
 
 
-def checksums(sections: Sequence[memoryview | bytes], workers: int = 2) -> list[str]:
-    """The `checksum` of each section, the sums of all of them side by side."""
+def checksums(sections: Sequence[memoryview | bytes], workers: int = 2, meanwhile: Callable[[], object] | None = None) -> list[str]:
+    """The `checksum` of each section, the sums of all of them side by side, and beside what `meanwhile` does."""
     views = [memoryview(s).cast("B") for s in sections]
-    wholes = [0 if len(v) < LARGE_BYTES else len(v) - len(v) % BLOCK_BYTES for v in views]
-    pieces = [[v[k:min(k + CHUNK_BYTES, whole)] for k in range(0, whole, CHUNK_BYTES)] for v, whole in zip(views, wholes, strict=True)]
-    sums = iter(_side_by_side(_block_sums, [p for of_one in pieces for p in of_one], workers))
+    wholes = [0 if len(v) < LARGE_BYTES else len(v) - len(v) % ROW_BYTES for v in views]
+    pieces = [[v[k:min(k + PIECE_BYTES, whole)] for k in range(0, whole, PIECE_BYTES)] for v, whole in zip(views, wholes, strict=True)]
+    sums = iter(_side_by_side(_block_sums, [p for of_one in pieces for p in of_one], workers, meanwhile))
     return [hashlib.sha256(b"".join([*islice(sums, len(of_one)), v[whole:]])).hexdigest() for v, whole, of_one in zip(views, wholes, pieces, strict=True)]
 
 
 def _block_sums(piece: memoryview) -> bytes:
-    """Sums of each block along its rows, then along its columns, as little-endian 64-bit words."""
-    sums = []
-    for block in np.frombuffer(piece, "<u8").reshape(-1, BLOCK_ROWS, BLOCK_COLUMNS):
-        sums += [block.sum(axis=1, dtype="<u8").tobytes(), block.sum(axis=0, dtype="<u8").tobytes()]
-    return b"".join(sums)
+    """Sums of each block along its columns, then of the rows that remain, as little-endian 64-bit words."""
+    rows = np.frombuffer(piece, "<u8").reshape(-1, BLOCK_COLUMNS)
+    whole = len(rows) - len(rows) % BLOCK_ROWS
+    sums = rows[:whole].reshape(-1, BLOCK_ROWS, BLOCK_COLUMNS).sum(axis=1, dtype="<u8").tobytes()
+    return sums if whole == len(rows) else sums + rows[whole:].sum(axis=0, dtype="<u8").tobytes()
 
 
-def _side_by_side(work: Callable[[memoryview], bytes], pieces: Sequence[memoryview], workers: int) -> list[bytes]:
-    if len(pieces) < 4 or workers < 2:
-        return [work(p) for p in pieces]
-    from concurrent.futures import ThreadPoolExecutor
+def _side_by_side(work: Callable[[memoryview], bytes], pieces: Sequence[memoryview], workers: int, meanwhile: Callable[[], object] | None = None) -> list[bytes]:
+    """`work` of each piece, by as many threads; this one does something else before it waits for them."""
+    found: list[bytes | None] = [None] * len(pieces)
+    waiting = iter(range(len(pieces)))
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, pieces))
+    def share() -> None:
+        for k in waiting:
+            found[k] = work(pieces[k])
+    threads = [threading.Thread(target=share) for _ in range(workers if len(pieces) >= 4 and workers > 1 else 0)]
+    for t in threads:
+        t.start()
+    if meanwhile is not None:
+        meanwhile()
+    for t in threads:
+        t.join()
+    return [work(p) if f is None else f for f, p in zip(found, pieces, strict=True)]  # where a thread failed, this one fails alike
 
 
 def write(path: str | os.PathLike[str], content: object, sections: Mapping[str, bytes | memoryview], durable: bool = True) -> None:
@@ -155,13 +167,15 @@ class Container:
     Args:
         source: path of the file, or its bytes.
         verify: check the digest of every section now; otherwise only the manifest's.
+        meanwhile: what to do while the sections are summed by other threads.
 
     Raises:
         ContainerError: not a container, another version, cut short, or damaged; names what was found.
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | bytes | bytearray | memoryview, verify: bool = True) -> None:
+    def __init__(self, source: str | os.PathLike[str] | bytes | bytearray | memoryview, verify: bool = True,
+                 meanwhile: Callable[[], object] | None = None) -> None:
         if isinstance(source, (bytes, bytearray, memoryview)):
             self.path = "package given as bytes"
             self._view = memoryview(source).cast("B")
@@ -194,7 +208,7 @@ class Container:
             end = offset + nbytes
             self.sections[name] = self._view[offset:end]
         if verify:
-            for (name, *_, section_digest), found in zip(table, checksums(list(self.sections.values())), strict=True):
+            for (name, *_, section_digest), found in zip(table, checksums(list(self.sections.values()), meanwhile=meanwhile), strict=True):
                 if found != section_digest:
                     raise ContainerError(f"{self.path}: section {name} does not match its checksum; the file is damaged, compile the model again")
         if end != size:

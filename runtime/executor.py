@@ -5,8 +5,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -24,8 +23,7 @@ DRIVER_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 KEPT_FRAMES = 16  # input shapes that stay bound
 
 
-@dataclass(frozen=True)
-class StepTime:
+class StepTime(NamedTuple):
     """When a step ran, by the monotonic clock."""
 
     step: int

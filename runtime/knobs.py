@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..ir.errors import SardonyxError
 
 
-@dataclass(frozen=True)
-class Knob:
+class Knob(NamedTuple):
     """An environment variable: its name, its default as text and what it does."""
 
     name: str

@@ -105,6 +105,11 @@ class CompiledModel:
         return make_executor(self, self.objects, threads)
 
 
+def import_executor() -> None:
+    """Import what a model runs by, LLVM's library among it: most of the time that a stored model takes to load, beside its checksums."""
+    from . import control, executor  # noqa: F401
+
+
 def make_executor(model: CompiledModel, objects: Mapping[str, bytes], threads: int | None) -> Any:
     """An executor of a model whose objects may belong to an enclosing one."""
     from .control import ControlRunner, Refusal
@@ -162,7 +167,7 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     if is_package(source):
         if options.changes_model():
             raise ModelError("a package is compiled already: dimensions, initialisers and input shapes cannot be changed; give the ONNX model instead")
-        container = Container(source)
+        container = Container(source, meanwhile=import_executor)
         model = from_container(container, "package", target)
         if options.tune:
             raise ModelError("a package is compiled already: what was measured for it was measured then; give the ONNX model to tune it")
@@ -176,7 +181,7 @@ def obtain(source: object, options: CompileOptions, target: Target, cache: Cache
     key = model_key(data, options, target, cache)
     if optimized_path:
         observe = _exporting(optimized_path, observe)
-    stored = cache.load_model(key) if observe is None else None
+    stored = cache.load_model(key, import_executor) if observe is None else None
     if stored is not None and _external_files_unchanged(stored.content.get("external", []), folder):
         with contextlib.suppress(ContainerError):  # one that another version wrote is compiled again
             model = from_container(stored, "cache", target)

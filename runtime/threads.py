@@ -7,9 +7,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ..ir.errors import TargetError
 from . import knobs
@@ -21,8 +21,7 @@ _SYMBOLS = ("GOMP_parallel", "omp_get_thread_num")
 _LOCK = threading.Lock()
 
 
-@dataclass(frozen=True)
-class OpenMP:
+class OpenMP(NamedTuple):
     """Addresses of an OpenMP runtime's entry points.
 
     Args:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ import sardonyx as ort
 from onnx import TensorProto, helper
 from sardonyx.ir.target import parse
 from sardonyx.runtime.cache import Cache, CacheWarning
-from sardonyx.runtime.container import BLOCK_BYTES, BLOCK_COLUMNS, CHUNK_BYTES, VERSION, Container, ContainerError, checksum, write
+from sardonyx.runtime.container import BLOCK_BYTES, PIECE_BYTES, ROW_BYTES, VERSION, Container, ContainerError, checksum, write
 from sardonyx.runtime.model import CompileOptions, host_target, obtain
 from sardonyx.runtime.package import from_container, save_package, used_features
 
@@ -190,9 +191,9 @@ def test_every_flipped_byte_is_found(container, tmp_path):
 
 
 def test_damage_of_large_sections_is_found(tmp_path):
-    """Flipped bits and bytes anywhere, words, pages and blocks that changed places, a page of zeros; the sums do not depend on how the work is shared."""
+    """Flipped bits anywhere, words, pages and blocks that changed places, a page of zeros; the sums do not depend on how the work is shared."""
     rng = np.random.default_rng(4)
-    data = rng.integers(0, 256, 5 * CHUNK_BYTES + 3 * BLOCK_BYTES + 1001).astype(np.uint8)
+    data = rng.integers(0, 256, 5 * PIECE_BYTES + 3 * BLOCK_BYTES + 7 * ROW_BYTES + 1001).astype(np.uint8)
     words, whole = data[:len(data) // 8 * 8].view(np.uint64), checksum(data.data)
     assert checksum(data.data, workers=1) == checksum(data.tobytes(), workers=3) == whole
     for at in [0, len(data) - 1, len(data) - 1002, *rng.integers(0, len(data), 40)]:
@@ -200,8 +201,10 @@ def test_damage_of_large_sections_is_found(tmp_path):
         data[at] ^= bit
         assert checksum(data.data) != whole
         data[at] ^= bit
-    page, block = BLOCK_COLUMNS, BLOCK_BYTES // 8
-    for one, other, size in ((7, 8, 1), (7, 7 + page, 1), (page, 3 * page, page), (0, 5 * block, block), (0, CHUNK_BYTES // 8, CHUNK_BYTES // 8)):
+    page, block, piece = 512, BLOCK_BYTES // 8, PIECE_BYTES // 8
+    assert math.gcd(ROW_BYTES // 8, page) == 1 and block // page < ROW_BYTES // 8  # two pages of a block never lie in the same columns
+    exchanged = [(7, 8, 1), (page, 3 * page, page), (page // 8, page, page // 8), (0, 5 * block, block), (0, piece, piece), (5 * piece, 5 * piece + 3 * page, page)]
+    for one, other, size in exchanged:
         words[one:one + size], words[other:other + size] = words[other:other + size].copy(), words[one:one + size].copy()
         assert checksum(data.data) != whole
         words[one:one + size], words[other:other + size] = words[other:other + size].copy(), words[one:one + size].copy()
@@ -211,7 +214,7 @@ def test_damage_of_large_sections_is_found(tmp_path):
     path = tmp_path / "large"
     write(path, {}, {"w": data.data})
     with open(path, "r+b") as f:
-        f.seek(3 * CHUNK_BYTES)
+        f.seek(3 * BLOCK_BYTES)
         byte = f.read(1)[0]
         f.seek(-1, os.SEEK_CUR)
         f.write(bytes([byte ^ 4]))
