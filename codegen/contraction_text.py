@@ -133,20 +133,22 @@ class ContractionText:
 
     def store_runs(self, row: Scope, width: str) -> None:
         """Several column axes: stretches along the innermost one."""
-        p = self.p
-        run = Scope(row)
-        outer = Scope(run)
-        unravel(self.writer, outer, "(first_column + done)", p.columns, "c")
-        run.lines += outer.lines
-        last = len(p.columns) - 1
-        run.axes.update({x: n for x, n in outer.axes.items() if x is not p.columns[-1]})
-        extent = self.parameter(p.columns[-1].extent, f"extent c{last}")
-        run.lines += [f"run = min({width} - done, {extent} - c{last})", f"place = at + done - c{last}"]
-        column = Scope(run, {p.columns[-1]: "c"})
+        columns, last = self.p.columns, len(self.p.columns) - 1
+        start = Scope(row)
+        unravel(self.writer, start, "first_column", columns, "c")
+        row.lines += [*start.lines, "done = 0"]
+        run = Scope(row, {x: n for x, n in start.axes.items() if x is not columns[last]})
+        extents = [self.parameter(x.extent, f"extent c{k}") for k, x in enumerate(columns)]
+        run.lines += [f"run = min({width} - done, {extents[last]} - c{last})", f"place = at + done - c{last}"]
+        column = Scope(run, {columns[last]: "c"})
         self.element(column, "acc[place + c]")
         column.close(f"for c in range(c{last}, c{last} + run):")
-        run.lines.append("done += run")
-        row.lines.append("done = 0")
+        run.lines += ["done += run", f"c{last} = 0"]
+        for k in range(last - 1, -1, -1):
+            pad = "    " * (last - 1 - k)
+            run.lines.append(f"{pad}c{k} += 1")
+            if k:
+                run.lines += [f"{pad}if c{k} == {extents[k]}:", f"{pad}    c{k} = 0"]
         run.close(f"while done < {width}:")
 
     def element(self, scope: Scope, acc: str) -> None:

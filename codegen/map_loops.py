@@ -172,16 +172,11 @@ class MapSchedule:
             block.close(header)
             return
         start, end = e.ranges.get(axis) or ("0", self.writer.parameter(axis.extent, axis))
-        for part in parts:
-            stop = end
-            if part.end is not None:
-                stop = self.writer.name("j")
-                scope.lines.append(f"{stop} = min(max({bare(e.value(part.end, scope))}, {start}), {end})")
+        for facts, bounds in e.bounds(parts, start, end, scope):
             name = self.writer.name("i")
             block = Scope(scope, {axis: name}, conditional=True)
-            self.loops(block, bound + (axis,), (), self.known(stores, part.facts))
-            block.close(f"for {name} in range({start}, {stop}):")
-            start = stop
+            self.loops(block, bound + (axis,), (), self.known(stores, facts))
+            block.close(f"for {name} in range({bounds}):")
 
     def known(self, stores: tuple[FlatStore, ...], facts: Facts) -> tuple[FlatStore, ...]:
         """The stores where conditions are decided."""

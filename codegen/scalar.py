@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..ir import dtypes as dt
@@ -16,6 +16,7 @@ from ..ir import integer
 from ..ir.dtypes import DType
 from ..ir.errors import UnsupportedError
 from ..ir.expr import Expr, Tensor
+from .cases import Facts, Segment, segments, with_facts
 from .flatten import is_size
 from .windows import clip
 
@@ -468,7 +469,37 @@ class Emitter:
             join(block, parts)
             block.close(header)
         else:
-            self.nested(axes, scope, lambda inner: join(inner, [self.value(o, inner) for o in operands]))
+            self.walk(axes, operands, scope, lambda inner, values: join(inner, [self.value(o, inner) for o in values]))
+
+    def walk(self, axes: Sequence[Expr], operands: Sequence[Expr], scope: Scope, statement: Callable[[Scope, Sequence[Expr]], None]) -> None:
+        """Loops over the axes of a reduction around what `statement` writes, each cut where choices of the operands change."""
+        if not axes:
+            statement(scope, operands)
+            return
+        axis = axes[0]
+        parts = [] if axis in self.clips or axis in self.ranges or axis in self.kept.values() else segments(operands, axis, scope.bound())
+        if len(parts) <= 1:
+            block, header = self.loop(axis, scope)
+            self.walk(axes[1:], operands, block, statement)
+            block.close(header)
+            return
+        for facts, bounds in self.bounds(parts, "0", self.writer.parameter(axis.extent, axis), scope):
+            name = self.writer.name("i")
+            block = Scope(scope, {axis: name}, conditional=True)
+            known = [with_facts(o, facts) for o in operands]
+            self.count(known)
+            self.walk(axes[1:], known, block, statement)
+            block.close(f"for {name} in range({bounds}):")
+
+    def bounds(self, parts: Sequence[Segment], start: str, end: str, scope: Scope) -> Iterator[tuple[Facts, str]]:
+        """What is known in each part of a loop from `start` to `end`, and the part's bounds."""
+        for part in parts:
+            stop = end
+            if part.end is not None:
+                stop = self.writer.name("j")
+                scope.lines.append(f"{stop} = min(max({bare(self.value(part.end, scope))}, {start}), {end})")
+            yield part.facts, f"{start}, {stop}"
+            start = stop
 
     def clip(self, group: Sequence[Expr], scope: Scope) -> tuple[list[Expr], list[Expr]]:
         """Leave out what a reduction pads with: sets `clips` for its axes.

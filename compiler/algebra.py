@@ -212,6 +212,45 @@ class WhereOfConstant(ToSource):
 
 
 @dataclass(frozen=True)
+class ScatteredRows(Match):
+    """Which row of the data each row of the updates goes to: a value whose dims are 1 but for the first."""
+
+    rows: Value | np.ndarray | None = None
+
+
+class ScatterOfRows(Rule):
+    """ScatterElements(x, Expand(at), u) along axis 0 -> ScatterND(x, at, u)   if all elements of a row of u go to the same row of x, and fill it
+
+    Messages in graph networks are summed so. Indices that are known may be equal along rows as well.
+    """
+
+    name, anchors = "scatter-of-rows", ("ScatterElements", "Scatter")
+
+    def check(self, node: Node) -> Match | Declined | None:
+        x, at, updates = (tensor_type(v) for v in node.inputs)
+        if x is None or at is None or updates is None or len(x.shape) < 2 or node.attributes.get("axis", 0) not in (0, -len(x.shape)):
+            return None
+        if not all(a is b and a is c for a, b, c in zip(x.shape[1:], at.shape[1:], updates.shape[1:])):
+            return None
+        known = node.inputs[1].constant
+        if known is not None:
+            row = known.reshape(len(known), -1)
+            return ScatteredRows(rows=row[:, :1]) if row.size and (row == row[:, :1]).all() else None
+        expand = producer(node.inputs[1], "Expand")
+        given = None if expand is None else tensor_type(expand.inputs[0])
+        if given is None or len(given.shape) != len(x.shape) or given.shape[0] is not at.shape[0] or not all(d.is_const and d.value == 1 for d in given.shape[1:]):
+            return None
+        return ScatteredRows((expand,), expand.inputs[0])
+
+    def rewrite(self, node: Node, match: Match, edit: Edit) -> Sequence[Value | None]:
+        assert isinstance(match, ScatteredRows)
+        rows = edit.constant(match.rows) if isinstance(match.rows, np.ndarray) else edit.add("Reshape", [match.rows, edit.constant(np.array([-1, 1]))], version=14)
+        if tensor_type(node.inputs[1]).dtype is not dt.int64:
+            rows = edit.add("Cast", [rows], {"to": dt.int64.code}, version=13)
+        return [edit.add("ScatterND", [node.inputs[0], rows, node.inputs[2]], {"reduction": node.attributes.get("reduction", "none")}, version=18)]
+
+
+@dataclass(frozen=True)
 class Branch(Match):
     """The body of the branch that is taken."""
 
@@ -275,4 +314,4 @@ def inline(body: Graph, edit: Edit) -> list[Value]:
 
 
 ALGEBRA: tuple[Rule, ...] = (IdentityToInput(), CastToInput(), CastOfCast(), ArithmeticIdentity(), ViewToInput(), TransposeOfTranspose(), ReshapeOfReshape(),
-                             WhereOfConstant(), IfOfConstant())
+                             WhereOfConstant(), ScatterOfRows(), IfOfConstant())

@@ -293,6 +293,21 @@ def test_results_of_few_columns_on_several_axes(images: int) -> None:
     close(run(nest, {a: p, b: q}, constants={b})[0], np.einsum("byxk,kij->byixj", p, q).reshape(images, 14, 22))
 
 
+@pytest.mark.parametrize("last", [1, 2, 5])
+def test_epilogue_over_many_short_column_axes(last: int) -> None:
+    """Columns of four axes, whose innermost stretches are shorter than a vector and end within panels."""
+    m, c = ex.axis(19, "m"), tuple(ex.axis(n, f"c{n}") for n in (3, 2, 4, last))
+    k = ex.axis(11, "k")
+    shape = tuple(int(x.extent.value) for x in c)
+    a, b, out = sized("a", dt.float32, 19, 11), sized("b", dt.float32, 11, *shape), sized("out", dt.float32, 19, *shape)
+    scale, rest = sized("scale", dt.float32, 2, last), sized("rest", dt.float32, 19, 3, 4)
+    value = ex.acc(dt.float32) / scale[c[1], c[3]] + rest[m, c[0], c[2]]
+    nest = ContractionNest((), (m,), c, (k,), a[m, k], b[(k, *c)], dt.float32, (Store(out, (m, *c), value),))
+    x, y, s, r = values(dt.float32, 19, 11), values(dt.float32, 11, *shape), 1 + abs(values(dt.float32, 2, last)), values(dt.float32, 19, 3, 4)
+    expected = np.einsum("mk,kabcd->mabcd", x, y) / s[:, None, :] + r[:, :, None, :, None]
+    close(run(nest, {a: x, b: y, scale: s, rest: r}, constants={b})[0], expected)
+
+
 def test_epilogues_choose_without_branches() -> None:
     """A slope is read whatever the sign: a branch around the read would keep the loop from being vectorised."""
     nest, a, b = product(19, 40, 23)

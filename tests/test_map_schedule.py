@@ -218,6 +218,18 @@ def softmax(x: Callable[..., Expr], extent: Expr | int) -> Callable[..., Expr]:
     return value
 
 
+@pytest.mark.parametrize("kind", ["sum", "max"])
+def test_reduction_over_several_sources(kind: str) -> None:
+    """Each part of the loop over the reduced axis reads its own source."""
+    a, b, c, w = tensor("a", (40, 5)), tensor("b", (40, 5)), tensor("c", (40, 2, 5)), tensor("w", (4, 5))
+
+    def body(i: Expr, r: Expr, k: Expr) -> Expr:
+        rest = ex.load(c, (i, r - 2, k), 0)
+        return ex.where(r < 1, ex.load(a, (i, k)), ex.where(r < 2, ex.load(b, (i, k)), rest)) * w[r, k]
+    call = check(identity_map(tensor("d", (40,)), lambda i: reduced(kind, (4, 5), lambda r, k: body(i, r, k))))
+    assert "select" not in call.kernel.text and "else" not in call.kernel.text
+
+
 @pytest.mark.parametrize("shape", [(5, 1), (4, 15), (3, 16), (7, 33), (2, 3, 128)])
 def test_softmax(shape: tuple[int, ...]) -> None:
     a, c = tensor("a", shape), tensor("c", shape)

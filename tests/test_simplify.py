@@ -211,6 +211,20 @@ def test_views_that_keep_everything():
         check([n, node("Relu", ["a"], ["y"])], {"x": X}, [n.op_type, "Relu"], c)
 
 
+@pytest.mark.parametrize("reduction", ["none", "add", "max"])
+def test_scattered_rows(reduction):
+    x, u, at = f(5, 4), f(3, 4), np.array([[4], [0], [-3]], np.int32)
+    shape, scatter = np.array([3, 4]), node("ScatterElements", ["x", "r", "u"], ["y"], reduction=reduction)
+    given = {"x": x, "u": u, "at": at}
+    check([node("Expand", ["at", "s"], ["r"]), scatter], given, ["Cast", "ScatterND"], {"s": shape})
+    check([node("Expand", ["at", "s"], ["r"]), scatter, node("Add", ["r", "r"], ["z"])], given, ["Expand", "Cast", "ScatterND", "Add"], {"s": shape}, ("y", "z"))
+    check([scatter], {"x": x, "u": u}, ["ScatterND"], {"r": np.repeat(at, 4, axis=1).astype(np.int64)})
+    check([scatter], {"x": x, "u": u}, ["ScatterElements"], {"r": np.array([[0, 1, 2, 3], [1, 2, 3, 4], [4, 0, 1, 2]])})
+    check([node("Expand", ["at", "s"], ["r"]), scatter], {"x": f(5, 6), "u": u, "at": at}, ["Expand", "ScatterElements"], {"s": shape})  # rows that are not filled
+    across = node("ScatterElements", ["x", "r", "u"], ["y"], reduction=reduction, axis=1)
+    check([node("Expand", ["at", "s"], ["r"]), across], {"x": f(3, 9), "u": u[:, :1], "at": at}, ["ScatterElements"], {"s": np.array([3, 1])})
+
+
 def test_where_with_a_known_condition():
     nodes = [node("Where", ["c", "x", "z"], ["a"]), node("Relu", ["a"], ["y"])]
     check(nodes, {"x": X, "z": X + 1}, ["Relu"], {"c": np.array([True])})

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from .. import dtypes as dt
 from .. import expr as ex
+from .. import integer
 from ..errors import UnsupportedError
 from ..expr import Expr, ExprLike, Tensor
 from ..loops import Ref, Routine, load, store
@@ -47,6 +48,19 @@ def keys_weight(d: Expr) -> Expr:
     return ex.where(d <= 1.0, near, ex.where(d < 2.0, far, 0.0))
 
 
+def cell(places: Sequence[Expr]) -> Iterator[tuple[list[Expr], Expr]]:
+    """The elements around a position and what they weigh in linear interpolation."""
+    low = [ex.cast(ex.unary("floor", p), dt.int64) for p in places]
+    part = [p - ex.unary("floor", p) for p in places]
+    for corner in itertools.product((0, 1), repeat=len(places)):
+        weight: Expr | None = None
+        for c, f in zip(corner, part):
+            factor = f if c else 1.0 - f
+            weight = factor if weight is None else weight * factor
+        assert weight is not None
+        yield [i + c for i, c in zip(low, corner)], weight
+
+
 DIMS = 2  # of an image; a call's constant
 
 
@@ -75,6 +89,39 @@ def sum_taps(x, offsets, weights, out, channels, points, area, lo, hi):
 SUM_TAPS = Routine("sum_taps", sum_taps)
 
 
+CORNERS = 4  # of the cell that a position lies in: 2 ** dimensions; a call's constant
+BLOCK = 64  # positions of a unit
+
+
+def sum_corners(x, offsets, weights, out, channels, points, blocks, area, lo, hi):
+    """BLOCK positions of an image a unit: the weighed sum of the CORNERS elements around each, for every channel, four at a time. A negative weight is outside."""
+    zero = load(weights, 0) - load(weights, 0)
+    for unit in range(lo, hi):
+        image, begin = unit // blocks, unit % blocks * BLOCK
+        for channel in range(0, channels, 4):
+            a = image * channels + channel
+            b, c, d = a + min(1, channels - 1 - channel), a + min(2, channels - 1 - channel), a + min(3, channels - 1 - channel)
+            for point in range(begin, min(begin + BLOCK, points)):
+                total_a = total_b = total_c = total_d = zero
+                if area > 0:
+                    for corner in range(CORNERS):
+                        tap = (image * points + point) * CORNERS + corner
+                        at, weight = load(offsets, tap), load(weights, tap)
+                        of_a, of_b, of_c, of_d = load(x, a * area + at), load(x, b * area + at), load(x, c * area + at), load(x, d * area + at)
+                        inside = weight >= 0
+                        total_a += of_a * weight if inside else zero
+                        total_b += of_b * weight if inside else zero
+                        total_c += of_c * weight if inside else zero
+                        total_d += of_d * weight if inside else zero
+                store(out, a * points + point, total_a)
+                store(out, b * points + point, total_b)
+                store(out, c * points + point, total_c)
+                store(out, d * points + point, total_d)
+
+
+SUM_CORNERS = Routine("sum_corners", sum_corners)
+
+
 @register
 class GridSample(Op):
     """Samples of an image at the positions of a normalised grid, in any number of dimensions. Source: ONNX GridSample-22; Jaderberg et al. 2015.
@@ -100,29 +147,52 @@ class GridSample(Op):
         if mode == "cubic":
             return self.cubic(n, x, grid, kind, padding, corners)
 
-        def value(image: Expr, channel: Expr, *o: Expr) -> Expr:
-            def at(k: int) -> Expr:
-                given = ex.cast(grid[(image, *o, ex.const(len(size) - 1 - k))], kind)
-                return self.coordinate(given, size[k], padding, corners, mode)
+        def at(k: int, image: Expr, o: Sequence[Expr]) -> Expr:
+            given = ex.cast(grid[(image, *o, ex.const(len(size) - 1 - k))], kind)
+            return self.coordinate(given, size[k], padding, corners, mode)
 
-            def element(index: Sequence[Expr]) -> Expr:
-                if padding == "zeros":
-                    return ex.load(x, (image, channel, *index), 0)
-                return x[(image, channel, *(self.inside(i, d, padding, corners) for i, d in zip(index, size)))]
-            places = [at(k) for k in range(len(size))]
-            if mode == "nearest":
-                return element([ex.cast(p, dt.int64) for p in places])
-            low = [ex.cast(ex.unary("floor", p), dt.int64) for p in places]
-            part = [p - ex.unary("floor", p) for p in places]
+        def element(image: Expr, channel: Expr, index: Sequence[Expr]) -> Expr:
+            if padding == "zeros":
+                return ex.load(x, (image, channel, *index), 0)
+            return x[(image, channel, *(self.inside(i, d, padding, corners) for i, d in zip(index, size)))]
+        if mode == "nearest":
+            cells = [n.map(grid.shape[:-1], lambda image, *o, k=k: ex.cast(at(k, image, o), dt.int64)) for k in range(len(size))]
+            return n.map((*x.shape[:2], *grid.shape[1:-1]), lambda image, channel, *o: element(image, channel, [c[(image, *o)] for c in cells]), x.dtype)
+        if integer.as_int(x.shape[1]) != 1:
+            return self.linear(n, x, grid, at, padding, corners)
+
+        def value(image: Expr, channel: Expr, *o: Expr) -> Expr:
             total: Expr | None = None
-            for corner in itertools.product((0, 1), repeat=len(size)):
-                term = ex.cast(element([i + c for i, c in zip(low, corner)]), kind)
-                for c, f in zip(corner, part):
-                    term = term * (f if c else 1.0 - f)
+            for index, weight in cell([at(k, image, o) for k in range(len(size))]):
+                term = ex.cast(element(image, channel, index), kind) * weight
                 total = term if total is None else total + term
             assert total is not None
             return total
         return n.map((*x.shape[:2], *grid.shape[1:-1]), value, x.dtype)
+
+    def linear(self, n: Lowering, x: Tensor, grid: Tensor, at: Callable[[int, Expr, Sequence[Expr]], Expr], padding: str, corners: bool) -> Tensor:
+        """Tables of each position's corners and their weights, then their sum: channels share them."""
+        size = x.shape[2:]
+        table: tuple[ExprLike, ...] = (*grid.shape[:-1], 2 ** len(size))
+
+        def chosen(image: Expr, o: Sequence[Expr]) -> tuple[Expr, Expr]:
+            found = list(cell([at(k, image, o[:-1]) for k in range(len(size))]))
+            index, weight = found[-1]
+            for k, (at_corner, w) in enumerate(found[:-1]):
+                here = ex.equal(o[-1], k)
+                index, weight = [ex.where(here, a, b) for a, b in zip(at_corner, index)], ex.where(here, w, weight)
+            if padding != "zeros":
+                return ex.linear_index([self.inside(i, d, padding, corners) for i, d in zip(index, size)], size), weight
+            inside = ex.const(True, dt.boolean)
+            for i, d in zip(index, size):
+                inside = ex.logical_and(inside, ex.logical_and(i >= 0, i < d))
+            return ex.where(inside, ex.linear_index(index, size), 0), ex.where(inside, weight, -1.0)
+        offsets = n.map(table, lambda image, *o: chosen(image, o)[0])
+        weights = n.map(table, lambda image, *o: chosen(image, o)[1])
+        points = ex.product(grid.shape[1:-1])
+        blocks = ex.ceildiv(points, BLOCK)
+        return n.routine(SUM_CORNERS, [x, offsets, weights], [(x.dtype, (*x.shape[:2], *grid.shape[1:-1]))], [x.shape[1], points, blocks, ex.product(size)],
+                         units=x.shape[0] * blocks, constants={"CORNERS": 2 ** len(size)})[0]
 
     def cubic(self, n: Lowering, x: Tensor, grid: Tensor, kind: dt.DType, padding: str, corners: bool) -> Tensor:
         """Tables of each position's taps and weights along each dimension, then their sum: all 4^d taps written out would be hundreds of variables."""

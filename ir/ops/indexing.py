@@ -206,11 +206,11 @@ def scatter(x, rows, updates, y, count, size, lo, hi):
                 elif MULTIPLY:
                     store(y, at, load(y, at) * new)
                 elif LARGEST:
-                    if new > load(y, at) or new != new:
-                        store(y, at, new)
+                    old = load(y, at)
+                    store(y, at, new if new > old or new != new else old)
                 elif SMALLEST:
-                    if new < load(y, at) or new != new:
-                        store(y, at, new)
+                    old = load(y, at)
+                    store(y, at, new if new < old or new != new else old)
                 else:
                     store(y, at, new)
 
