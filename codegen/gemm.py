@@ -4,6 +4,7 @@ One text serves matrix products, batched products and convolutions. A unit of wo
 
     for each unit:
         the address of each row (and, with taps, of each row of each tap; rows of padding point at a row of `fill`)
+        for each block of rows, the runs of taps that are not all padding
         if there are few rows, for each group of panels: tile that walks all of them side by side; stores
         for each panel that is left of columns:
             for each chunk of the reduced dimension, for each block of rows:
@@ -27,6 +28,7 @@ from .scalar import Emitter, Scope, Writer, literal
 from .tile_shapes import TileShape
 
 FEW_LEFT = 2  # rows of a block; up to here each is computed by itself where the number of rows is not known before
+SHORT_GAP = 8  # steps of padding that are multiplied rather than begin another run of taps: a call of a tile costs as much
 NARROW = 4  # columns; results of up to so many are stored column by column, along the rows of a unit
 
 
@@ -190,6 +192,12 @@ class ProductText(ContractionText):
         return columns is not None and columns <= NARROW and one_by_one and self.has_known_sums and not self.p.channelwise
 
     @property
+    def skips(self) -> bool:
+        """Whether taps that are padding for all rows of a block are left out."""
+        p = self.p
+        return bool(p.guards and p.taps) and not p.channelwise and p.form is None and p.fill == 0 and not self.blocking.copied
+
+    @property
     def keeps_sums(self) -> bool:
         """Whether the sums of all blocks of a unit stay until the last of them is done."""
         return self.blocking.chunk is not None or self.along_rows
@@ -223,6 +231,10 @@ class ProductText(ContractionText):
             self.tap_shifts()
         if p.guards or (p.taps and not p.channelwise):
             self.view("table", self.taps * height, "int64")
+        if self.skips:
+            for name in ("run_from", "run_to"):
+                self.view(name, self.taps * (height // tile.rows), "int64")
+            self.view("runs", height // tile.rows, "int64")
         if p.guards and p.channelwise:
             self.view("whole", height // tile.rows, "int64")
         if p.guards:
@@ -340,12 +352,22 @@ class ProductText(ContractionText):
         address = f"row_at[block * {tile.rows} + i] + {moved} * {self.size_bytes}"
         if checks:
             row.lines += [line for line, _ in checks]
-            row.lines.append(f"table[at + i] = {address} if {' & '.join(c for _, c in checks)} else outside")
+            row.lines += [f"inside = {' & '.join(c for _, c in checks)}", f"table[at + i] = {address} if inside else outside"]
         else:
             row.lines.append(f"table[at + i] = {address}")
+        if self.skips:
+            block.lines += ["tap = 0", "number = 0", f"run = block * {n_taps}"]
+            inmost.lines.append("some = False")
+            row.lines.append("some |= inside")
         row.close(f"for i in range({tile.rows}):")
         inmost.lines.append(f"at += {tile.rows}")
+        if self.skips:
+            gap = self.parameter(ex.ceildiv(ex.const(SHORT_GAP), ex.maximum(self.steps, 1)), "gap")
+            inmost.lines += ["tap += 1", "if some:", f"    if (number == 0) | (tap - run_to[run + max(number - 1, 0)] > {gap}):", "        run_from[run + number] = tap - 1",
+                             "        number += 1", "    run_to[run + number - 1] = tap"]
         self.close_tap_loops(scopes)
+        if self.skips:
+            block.lines += ["if number == 0:", "    run_from[run] = 0", "    run_to[run] = 1", "    number = 1", "runs[block] = number"]
         block.close("for block in range(blocks):")
 
     def panel_columns(self, panel: Scope, number: str) -> None:
@@ -450,7 +472,7 @@ class ProductText(ContractionText):
             place = f"{acc_at} + (i - block * {tile.rows}) * {tile.columns}"
             few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
                    f"        row_tile(advanced(row_at, i), {tail}, advanced(acc, {place}){dense}, k == 0{no_fetch})", "else:", f"    {whole}"]
-            block.lines += few if self.by_row else [whole]
+            block.lines += self.runs(byte_step, steps, b_step, acc_at) if self.skips else few if self.by_row else [whole]
         if not self.along_rows:
             last = Scope(block)
             self.stores(last, acc_at)
@@ -468,6 +490,16 @@ class ProductText(ContractionText):
             self.stores_along_rows(panel)
         if not self.has_known_sums:
             self.empty_sums(panel, acc_at, size, total)
+
+    def runs(self, byte_step: str, steps: str, b_step: str, acc_at: str) -> list[str]:
+        """The tile of each run of taps of a block, as far as the chunk has it."""
+        tile, n_taps = self.blocking.tile, self.parameter(self.taps, "taps")
+        rows_at, b_at = f"advanced(table, (block * {n_taps} + tap) * {tile.rows})", f"advanced(columns, tap * {steps} * {tile.columns * self.p.fold})"
+        fetch = f"ahead + (min(block * share, rest) * length + (tap - k) * share) * {steps}, share"
+        return [f"for run in range(block * {n_taps}, block * {n_taps} + runs[block]):", "    tap = max(run_from[run], k)", "    number = min(run_to[run], k + length) - tap",
+                "    if number > 0:",
+                f"        register_tile({rows_at}, number, 0, {byte_step}, {steps}, {b_at}, {b_step}, advanced(acc, {acc_at}), {tile.columns}, "
+                f"tap == run_from[block * {n_taps}], {fetch})"]
 
     def empty_sums(self, panel: Scope, acc_at: str, size: int, total: str) -> None:
         """Where only the run knows how long sums are: those of nothing are zero."""

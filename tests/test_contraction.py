@@ -4,7 +4,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -392,6 +392,10 @@ CASES = {
     "3d depthwise": ((1, 18, 5, 6, 7), (18, 1, 3, 2, 3), (1, 2, 1), (1, 1, 1), (1, 0, 1, 1, 0, 1), 18),
     "one channel": ((1, 1, 12, 12), (20, 1, 5, 5), (1, 1), (1, 1), (2,) * 4, 1),
     "window larger than the image": ((1, 16, 2, 2), (16, 16, 5, 5), (1, 1), (1, 1), (2,) * 4, 1),
+    "taps far apart": ((1, 20, 14, 13), (18, 20, 3, 3), (1, 1), (9, 8), (9, 8, 9, 8), 1),
+    "taps far apart of one channel": ((2, 1, 30, 13), (18, 1, 4, 3), (1, 1), (9, 8), (9, 8, 9, 8), 1),
+    "taps beyond the image": ((2, 16, 5, 5), (40, 16, 3, 3), (1, 1), (6, 6), (6,) * 4, 1),
+    "results of padding alone": ((1, 17, 3, 30), (18, 17, 2, 2), (1, 1), (1, 1), (3, 20, 3, 20), 1),
 }
 
 
@@ -557,31 +561,56 @@ def test_sums_of_nothing_are_zero_where_only_the_run_knows_their_length(batch: i
 
 
 class Place:
-    """An address counted from the start of its buffer, in elements; its elements are zeros that nothing changes."""
+    """An address counted from the start of its buffer, in elements; those that nobody wrote are zeros."""
 
-    def __init__(self, at: int = 0) -> None:
-        self.at = at
+    def __init__(self, at: int = 0, written: dict[int, object] | None = None) -> None:
+        self.at, self.written = at, {} if written is None else written
 
-    def __getitem__(self, index: int) -> int:
-        return 0
+    def __getitem__(self, index: int) -> object:
+        return self.written.get(self.at + index, 0)
 
     def __setitem__(self, index: int, value: object) -> None:
-        pass
+        self.written[self.at + index] = value
+
+
+@dataclass(frozen=True)
+class TileCall:
+    """What a register tile was asked for: taps, steps of each, and the bytes that it fetches ahead, from the start of the weights."""
+
+    taps: int
+    length: int
+    ahead: int
+    ahead_end: int
+
+
+def tile_calls(call: KernelCall) -> list[TileCall]:
+    """The calls of register tiles that a kernel makes, run as Python."""
+    found: list[TileCall] = []
+
+    def register_tile(table: object, taps: int, start: object, step: object, length: int, b: object, b_step: int, c: object, c_step: int, first: bool,
+                      ahead: int, ahead_step: int) -> None:
+        found.append(TileCall(taps, length, ahead, ahead + (taps * length - 1) * ahead_step + 1))
+
+    names: dict[str, object] = {name: lambda *_: Place() for name, _, _ in call.kernel.constants}
+    names |= {"advanced": lambda place, n: Place(place.at + n, place.written), "address": lambda place: place.at * 4, "register_tile": register_tile, "float32": float}
+    exec(call.kernel.text, names)
+    names["kernel"](*(Place() for _ in call.buffers), *(size_of(p, {}) for p in call.parameters), 0, size_of(call.units, {}), Place())
+    return found
 
 
 def fetched(call: KernelCall) -> tuple[int, int]:
     """The first byte that the register tiles of a kernel fetch ahead of their sums, counted from the start of the weights, and the end of the last one."""
-    found: list[int] = []
+    calls = tile_calls(call)
+    return min(c.ahead for c in calls), max(c.ahead_end for c in calls)
 
-    def register_tile(table: object, taps: int, start: object, step: object, length: int, b: object, b_step: int, c: object, c_step: int, first: bool,
-                      ahead: int, ahead_step: int) -> None:
-        found.extend((ahead, ahead + (taps * length - 1) * ahead_step + 1))
 
-    names: dict[str, object] = {name: lambda *_: Place() for name, _, _ in call.kernel.constants}
-    names |= {"advanced": lambda place, n: Place(place.at + n), "address": lambda place: place.at * 4, "register_tile": register_tile, "float32": float}
-    exec(call.kernel.text, names)
-    names["kernel"](*(Place() for _ in call.buffers), *(size_of(p, {}) for p in call.parameters), 0, size_of(call.units, {}), Place())
-    return min(found), max(found)
+@pytest.mark.parametrize("image,taps,dilation,share", [(24, 3, 12, 0.45), (24, 3, 6, 0.7), (9, 5, 1, 0.9)])
+def test_taps_that_are_padding_are_skipped(image: int, taps: int, dilation: int, share: float) -> None:
+    """Where all rows of a tile would multiply zeros by the weights of a tap."""
+    nest, (tx, tw, tb, ty), _ = convolution((1, 32, image, image), (64, 32, taps, taps), (1, 1), (dilation,) * 2, (taps // 2 * dilation,) * 4)
+    call, = (c for c in schedule_contraction(nest, {t: CHANNELS_LAST[4] for t in (tx, ty)}, {tw, tb}, targets.parse("x86-64-v3")) if isinstance(c, KernelCall))
+    rows, columns = (int(n) for n in call.kernel.name.split("_")[1].split("x"))
+    assert sum(c.taps for c in tile_calls(call)) <= share * -(-image * image // rows) * -(-64 // columns) * taps * taps
 
 
 @pytest.mark.parametrize("n", [3, 40, 64, 200])
