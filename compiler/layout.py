@@ -57,7 +57,8 @@ def assign(program: NestProgram, required: Layouts) -> Layouts:
 def result_order(program: NestProgram, nest: ContractionNest, store: Store) -> tuple[int, ...] | None:
     """The order in which a contraction's columns lie next to each other; None where row-major is as good.
 
-    A product's result that other contractions read keeps its order: they may read it as a matrix of another shape.
+    A product's result that other contractions read index by index has its innermost columns last, as an operand whose sums walk adjacent elements; where one may
+    read it as a matrix of another shape, it keeps its order.
     """
     convolution = profit.is_convolution(nest)
     columns = set(nest.columns)
@@ -67,9 +68,12 @@ def result_order(program: NestProgram, nest: ContractionNest, store: Store) -> t
     rest = [d for d in range(store.tensor.rank) if d not in along]
     if not along or store.tensor.rank - 1 in along:
         return None
-    if not convolution and any(isinstance(n, ContractionNest) and any(ex.load_tensor(e) is store.tensor for e in ex.loads([n.a, n.b])) for n in program.nests):
+    loads = [e for n in program.nests if isinstance(n, ContractionNest) for e in ex.loads([n.a, n.b]) if ex.load_tensor(e) is store.tensor]
+    if convolution or not loads:
+        return (*rest, *along)
+    if not all(i.op in ("axis", "const") for e in loads for i in e.args):
         return None
-    return (*rest, *along)
+    return (*(d for d in range(store.tensor.rank) if d != along[-1]), along[-1])
 
 
 def _reach_back(program: NestProgram, fixed: set[Tensor], layouts: Layouts) -> None:

@@ -6,7 +6,9 @@ import onnx
 import pytest
 import sardonyx
 from onnx import helper
+from sardonyx.compiler.importer import import_model
 from sardonyx.compiler.layout import channels_last
+from sardonyx.compiler.pipeline import Options, lower_and_fuse, optimise
 from sardonyx.ir import dtypes as dt
 from sardonyx.ir import expr as ex
 from sardonyx.ir.expr import Tensor
@@ -49,3 +51,23 @@ def test_a_transposed_activation_is_convolved_as_it_lies() -> None:
     t = np.tanh(x.astype(np.float64))
     expected = sum(np.einsum("xc,oc->ox", t[0, k:k + 36], w[:, :, k]) for k in range(5))
     np.testing.assert_allclose(session.run(None, {"x": x})[0][0], expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("perm,order", [((0, 2, 3, 1), (0, 1, 3, 2)), ((0, 2, 1, 3), None)])
+def test_keys_lie_along_their_sums(perm: tuple[int, ...], order: tuple[int, ...] | None) -> None:
+    """A projection whose result is transposed and scaled is written along its columns, which the product that reads it sums over."""
+    rng = np.random.default_rng(3)
+    x, w, q = (rng.standard_normal(s).astype(np.float32) for s in ((2, 20, 24), (24, 32), (2, 4, 20, 8)))
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Reshape", ["p", "s"], ["r"]), helper.make_node("Transpose", ["r"], ["t"], perm=perm),
+             helper.make_node("Mul", ["t", "c"], ["k"]), helper.make_node("MatMul", ["q", "k"] if order else ["k", "v"], ["y"])]
+    v = rng.standard_normal((2, 4, 8, 20)).astype(np.float32)
+    inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, a.shape) for n, a in (("x", x), ("q", q), ("v", v))]
+    constants = [onnx.numpy_helper.from_array(a, n) for n, a in (("w", w), ("s", np.array([2, 20, 4, 8])), ("c", np.float32(0.5)))]
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (2, 4, 20, 20))], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    imported = import_model(model)
+    optimise(imported, Options())
+    assert list(lower_and_fuse(imported, Options()).layouts.values()) == ([order] if order else [])
+    k = (x.astype(np.float64) @ w).reshape(2, 20, 4, 8).transpose(perm) * 0.5
+    got, = sardonyx.InferenceSession(model.SerializeToString()).run(None, {"x": x, "q": q, "v": v})
+    np.testing.assert_allclose(got, q @ k if order else k @ v, rtol=1e-5, atol=1e-4)
