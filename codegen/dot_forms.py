@@ -14,7 +14,7 @@ class DotForm:
 
     Args:
         name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, `widen` (multiplication of widened elements), `vdpbf16ps`, `pairs` (multiplication of both
-            halves of a word as float32), or `amx` (products of whole tiles, see `codegen.matrix_tiles`).
+            halves of a word as float32), `vpmaddubsw` (for weights of few bits alone: pairs of bytes into 16 bits), or `amx` (products of whole tiles, see `codegen.matrix_tiles`).
         fold: neighbouring products that one lane adds up.
         stored: element type of packed weights.
         a: the element type that the left operand must have; the other 8-bit type becomes it by flipping the top bit. None: either.
@@ -53,6 +53,7 @@ class DotForm:
 
 
 VPDPBUSD = DotForm("vpdpbusd", 4, dt.int8, dt.uint8)
+VPMADDUBSW = DotForm("vpmaddubsw", 4, dt.int8, dt.uint8)
 SDOT = DotForm("sdot", 4, dt.int8, dt.int8)
 PMADDWD = DotForm("pmaddwd", 2, dt.int16, None, dt.int16)
 WIDEN = DotForm("widen", 1, dt.int16, None)

@@ -1,12 +1,13 @@
 """Products of float32 rows with weights of 2, 4 or 8 bits in blocks, read as they are: dot products of codes with the digits of the rows.
 
 A row's numbers are whole multiples of a step for each block, 2^23 steps to its largest, and each multiple is written with signed digits: three of 8 bits where the
-processor multiplies bytes (VNNI), two of 12 bits where it multiplies pairs of 16-bit numbers. So, for digits to the base B,
+processor multiplies bytes (VNNI; AVX2, where sums of codes of up to 4 bits fit 16 bits for a while), two of 12 bits where it multiplies pairs of 16-bit numbers. Rows that
+are rounded to 8 bits anyway are one digit. So, for digits to the base B,
 
     sum a * (code - zero) * scale  =  step * scale * (... + B D1 + D0) + scale * (middle - zero) * sum a,      Dn = sum digit_n * (code - middle)
 
-with exact sums D. The rounding of the rows, half a step an element, is no larger than that of float32 sums. Many rows at once are multiplied in float32 instead, by
-panels of weights that are unpacked where the cache holds them.
+with exact sums D. The rounding of the rows, half a step an element, is no larger than that of float32 sums. Many rows at once of several digits are multiplied in float32
+instead, by panels of weights that are unpacked where the cache holds them.
 """
 from __future__ import annotations
 
@@ -22,14 +23,17 @@ from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store
 from ..ir.target import Target
 from .blocking import Blocking
-from .contraction import ONE, Layouts, Product, decline_in_place, extent_product, is_constant, merge_axes, ordered, regroup, to_product
-from .dot_forms import PMADDWD, VPDPBUSD, DotForm, dot_form
+from .contraction import ONE, Layouts, Product, decline_in_place, extent_product, flat_offset, is_constant, merge_axes, ordered, regroup, to_product
+from .dot_forms import PMADDWD, VPDPBUSD, VPMADDUBSW, DotForm, dot_form
 from .gemm import ProductText
 from .scalar import Scope
-from .tile_shapes import TileShape, tile_shapes
+from .tile_shapes import ABREAST, TileShape, tile_shapes
 
 TILE_ROWS = 6
-FEW = 6  # rows; up to here each is multiplied by the codes themselves
+FEW = 6  # rows; up to here those of several digits are multiplied by the codes themselves
+TALLEST = 4  # rows of a tile of codes
+ACCUMULATORS = 8  # vectors of sums of such a tile where there are 16 registers, at most
+FEWEST_REGISTERS = 16
 HEIGHT = 126  # rows of a unit
 CHUNK = 256  # steps between two visits of a block of many rows
 COLUMNS = 32  # fewer are not worth a panel
@@ -63,14 +67,17 @@ class Digits:
 
 
 BYTES = Digits(VPDPBUSD, 3, 8, dt.int8)
+SHORT_SUMS = Digits(VPMADDUBSW, 3, 8, dt.int8)
 PAIRS = Digits(PMADDWD, 2, 12, dt.int16)
 
 
-def digits_for(target: Target) -> Digits | None:
-    """The digits that the target multiplies fastest; None where it has no such products beside fused multiply-adds of float32."""
+def digits_for(target: Target, bits: int) -> Digits | None:
+    """The digits that the target multiplies fastest by codes of so many bits; None where it has no such products beside fused multiply-adds of float32."""
     if target.isa not in ("avx512", "avx2"):
         return None
-    return next(d for d in (BYTES, PAIRS) if d.form is dot_form(target))
+    if dot_form(target) is PMADDWD:
+        return SHORT_SUMS if target.isa == "avx2" and bits <= 4 else PAIRS
+    return BYTES
 
 
 def tile_for(target: Target) -> TileShape:
@@ -106,26 +113,32 @@ class Weights:
 
 def schedule(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> list[MapNest | KernelCall] | None:
     """Maps that pack the weights and write the rows' digits, and the product; None where the nest is something else, or the target has no packed products of integers."""
-    digits = digits_for(target)
-    if digits is None or nest.dtype is not dt.float32 or len(nest.reduced) != 1 or len(nest.columns) != 1:
-        return None
-    if nest.a.op != "load" or nest.a.dtype is not dt.float32 or ex.load_fill(nest.a) is not None or not is_constant(nest.b, constants):
-        return None
-    columns, depth = integer.as_int(nest.columns[0].extent), integer.as_int(nest.reduced[0].extent)
-    weights = weights_of(nest.b, nest.reduced[0])
-    if weights is None or depth is None or columns is None or columns < COLUMNS or not digits.fits(weights.bits, weights.block):
+    if nest.dtype is not dt.float32 or len(nest.reduced) != 1 or len(nest.columns) != 1 or not is_constant(nest.b, constants):
         return None
     column, k = nest.columns[0], nest.reduced[0]
-    rows = ordered(merge_axes(regroup(replace(nest, b=ONE)), layouts), layouts)
-    if rows.batch or rows.columns != (column,) or rows.reduced != (k,) or decline_in_place(rows, layouts) is not None:
+    columns, depth, weights = integer.as_int(column.extent), integer.as_int(k.extent), weights_of(nest.b, k)
+    if weights is None or depth is None or columns is None or columns < COLUMNS:
+        return None
+    coded, digits = coded_rows(nest.a, weights, k, layouts), digits_for(target, weights.bits)
+    operand = nest.a if coded is None else coded.codes
+    if digits is None or not digits.fits(weights.bits, weights.block) or operand.op != "load" or ex.load_fill(operand) is not None:
+        return None
+    rows = ordered(merge_axes(regroup(replace(nest, a=operand, b=ONE)), layouts), layouts)
+    if rows.batch or rows.columns != (column,) or rows.reduced != (k,):
         return None
     p = to_product(rows, layouts, False)
-    if p.inner is not k or integer.coefficient(p.a_offset, k)[0] is not ONE:
-        return None
-    blocking = blocking_of(p, weights, target)
+    if coded is not None:
+        if p.a_offset is not ex.linear_index(p.rows, [x.extent for x in p.rows]) * (weights.at.extent * weights.block) + k:
+            return None
+        digits = replace(digits, count=1, bits=8)
+        written = digits_of_codes(p, coded, weights, digits)
+    else:
+        if decline_in_place(rows, layouts) is not None or p.inner is not k or integer.coefficient(p.a_offset, k)[0] is not ONE:
+            return None
+        written = digits_of(p, rows.a, weights, digits, k)
+    blocking = blocking_of(p, weights, digits, target)
     packed = pack(p, weights, digits, blocking.tile.columns, column, k)
-    written = digits_of(p, rows.a, weights, digits, k)
-    text = FewBitsText(p, weights, digits, packed.tensors, written.tensors, blocking, layouts)
+    text = FewBitsText(p, weights, digits, packed.tensors, written.tensors, blocking, tile_rows(p, blocking.tile, digits, target), layouts)
     return [*packed.maps, *written.maps, text.call()]
 
 
@@ -151,6 +164,28 @@ def weights_of(b: Expr, k: Expr) -> Weights | None:
         whole = int(zero_at.value) if zero_at.is_const and float(zero_at.value).is_integer() and abs(zero_at.value) <= 255 else None
         zero_at = zero_at if bits_of(zero_at) is not None else ex.cast(zero_at, dt.float32)
         return Weights(code, bits, block, at, scale_at, None if whole is not None else zero_at, 1 << bits - 1 if whole is None else whole)
+    return None
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """a[row, k] = codes * step, one for each block of `k`: loads of int8 and float32 elements, whose rows lie densely, filled up to whole blocks."""
+
+    codes: Expr
+    steps: Expr
+
+
+def coded_rows(a: Expr, w: Weights, k: Expr, layouts: Layouts) -> CodedRows | None:
+    """An operand as codes times steps of the weights' blocks, or None."""
+    if a.op != "mul":
+        return None
+    for codes, steps in (a.args, a.args[::-1]):
+        if codes.op != "cast" or codes.args[0].op != "load" or codes.args[0].dtype is not dt.int8 or steps.op != "load":
+            continue
+        in_row, row = integer.coefficient(flat_offset(codes.args[0], layouts), k)
+        in_steps, row_of_steps = integer.coefficient(by_block(flat_offset(steps, layouts), k, w.block, w.at), w.at)
+        if in_row is ONE and in_steps is ONE and row * w.at.extent is row_of_steps * (w.at.extent * w.block):
+            return CodedRows(codes.args[0], steps)
     return None
 
 
@@ -227,6 +262,30 @@ def pack(p: Product, w: Weights, d: Digits, width: int, column: Expr, k: Expr) -
     return Made(tuple(maps), tuple(tensors))
 
 
+def digits_of_codes(p: Product, coded: CodedRows, w: Weights, d: Digits) -> Made:
+    """`digits_of` for rows that are one digit already."""
+    count, blocks, name = extent_product(p.rows), w.at.extent, p.stores[0].tensor.name
+    given, steps = ex.load_tensor(coded.codes), ex.load_tensor(coded.steps)
+    row, block, part, at = ex.axis(count, "r"), ex.axis(blocks, "b"), ex.axis(w.block, "t"), ex.axis(blocks * w.block, "k")
+    maps = []
+
+    def element(t: Tensor, inner: Expr) -> Expr:
+        return t[(*ex.unravel(row, t.shape[:-1]), inner)]
+    digits = given
+    if d.stored is not given.dtype:
+        digits = Tensor(f"{name}.digits", d.stored, (count, at.extent))
+        maps.append(MapNest((row, at), (Store(digits, (row, at), ex.cast(element(given, at), d.stored)),), p.origin))
+    total = ex.reduce("sum", (part,), ex.cast(element(given, block * w.block + part), dt.int32))
+    starts = Tensor(f"{name}.starts", dt.int32, (count, blocks))
+    stores, tensors = [Store(starts, (row, block), total * ex.const(-w.middle, dt.int32))], [digits, starts, steps]
+    if w.zero is not None:
+        sums = Tensor(f"{name}.sums", dt.float32, (count, blocks))
+        stores.append(Store(sums, (row, block), ex.cast(total, dt.float32) * element(steps, block)))
+        tensors.append(sums)
+    maps.append(MapNest((row, block), tuple(stores), p.origin))
+    return Made(tuple(maps), tuple(tensors))
+
+
 def digits_of(p: Product, a: Expr, w: Weights, d: Digits, k: Expr) -> Made:
     """The rows' digits [row, digit, step], zero past the last step; what their sums start from [row, block, digit]; steps [row, block]; the sums of rows [row, block]
     where zero points need them."""
@@ -272,7 +331,15 @@ def digits_of(p: Product, a: Expr, w: Weights, d: Digits, k: Expr) -> Made:
     return Made(tuple(maps), tuple(tensors))
 
 
-def blocking_of(p: Product, w: Weights, target: Target) -> Blocking:
+def tile_rows(p: Product, tile: TileShape, d: Digits, target: Target) -> int:
+    """Rows of a tile of codes, which share the codes' unpacking: as many as have room, 1 where only one by one was found to be fast."""
+    if d.count > 1 and d.form is not VPMADDUBSW:
+        return 1
+    most, rows = max(1, min(TALLEST, ACCUMULATORS * target.vector_registers // FEWEST_REGISTERS // (tile.vectors * d.count))), integer.as_int(extent_product(p.rows))
+    return most if not rows else -(-rows // -(-rows // most))
+
+
+def blocking_of(p: Product, w: Weights, d: Digits, target: Target) -> Blocking:
     """Units of some panels, enough for every core."""
     rows, columns = integer.as_int(extent_product(p.rows)), integer.as_int(p.columns[0].extent)
     assert columns is not None
@@ -280,7 +347,8 @@ def blocking_of(p: Product, w: Weights, target: Target) -> Blocking:
     height = HEIGHT if rows is None else -(-min(rows, HEIGHT) // tile.rows) * tile.rows
     panels = -(-columns // tile.columns)
     wanted = 2 * target.cores if target.cores > 1 else 1
-    return Blocking(tile, columns >= tile.columns, height, -(-panels // min(panels, wanted)), max(w.block, CHUNK // w.block * w.block))
+    abreast = max(1, min(ABREAST, ACCUMULATORS // (tile.vectors * d.count))) if d.form is VPMADDUBSW and (rows is None or rows == 1) else 1
+    return Blocking(tile, columns >= tile.columns, height, -(-panels // min(panels, wanted)), max(w.block, CHUNK // w.block * w.block), abreast)
 
 
 # ------------------------------------------------------------------------------------------------------------------ emission
@@ -292,11 +360,13 @@ class FewBitsText(ProductText):
         form: how the rows are written.
         packed: codes, scales, and offsets where zero points differ.
         digits: digits, starts, steps, and sums.
+        tall: rows of a tile of codes.
     """
 
-    def __init__(self, p: Product, weights: Weights, form: Digits, packed: tuple[Tensor, ...], digits: tuple[Tensor, ...], blocking: Blocking, layouts: Layouts) -> None:
+    def __init__(self, p: Product, weights: Weights, form: Digits, packed: tuple[Tensor, ...], digits: tuple[Tensor, ...], blocking: Blocking, tall: int,
+                 layouts: Layouts) -> None:
         super().__init__(p, packed[0], blocking, layouts)
-        self.weights, self.form = weights, form
+        self.weights, self.form, self.tall = weights, form, tall
         self.scales, *self.zeros = [self.writer.buffer(t) for t in packed[1:]]
         self.digits, self.starts, self.sizes, *self.sums = [self.writer.buffer(t) for t in digits]
 
@@ -306,54 +376,107 @@ class FewBitsText(ProductText):
 
     @property
     def many(self) -> bool:
-        """Whether there may be more than a few rows."""
+        """Whether there may be so many rows that they are multiplied in float32."""
         rows = integer.as_int(self.rows)
-        return rows is None or rows > FEW
+        return self.form.count > 1 and (rows is None or rows > FEW)
+
+    @property
+    def abreast_rows(self) -> int:
+        return 1
 
     def declare(self) -> None:
         w, d, tile = self.weights, self.form, self.blocking.tile
-        super().declare()
-        self.writer.function("row_of_codes", "row_of_codes", tile.vectors, tile.lanes, w.bits, w.block, d.form.name, d.count, d.bits, w.middle, w.zeros)
-        self.writer.function("unpack_codes", "unpack_codes", tile.vectors, tile.lanes, w.bits, w.block, d.form.fold, w.middle, w.zeros)
+        shapes = {"row_of_codes": (1, 1), "rows_of_codes": (self.tall, 1), "codes_abreast": (1, self.blocking.abreast)}
+        for name, shape in shapes.items():
+            if name == "row_of_codes" or shape != (1, 1):
+                self.writer.function(name, "rows_of_codes", *shape, tile.vectors, tile.lanes, w.bits, w.block, d.form.name, d.count, d.bits, w.middle, w.zeros)
+        if self.many:
+            self.writer.function("register_tile", "register_tile", tile.rows, tile.vectors, tile.lanes, self.p.dtype.short, self.unit_step)
+            self.writer.function("unpack_codes", "unpack_codes", tile.vectors, tile.lanes, w.bits, w.block, d.form.fold, w.middle, w.zeros)
 
     def prologue(self) -> None:
         super().prologue()
         if self.many:
             self.view("unpacked", self.blocking.chunk * self.blocking.tile.columns, self.number)
 
+    def panels_abreast(self, unit: Scope) -> None:
+        """Whole groups of panels, side by side, where there are too few rows for a tile; `start` is the first panel that is left."""
+        abreast, width = self.blocking.abreast, self.blocking.tile.columns
+        few = Scope(unit, conditional=True)
+        group = Scope(few)
+        self.panel_operands(group)
+        row = Scope(group)
+        row.lines.append(self.tile_call("codes_abreast", "i"))
+        panel = Scope(row)
+        self.panel_columns(panel, "(panel + beside)")
+        panel.lines.append(f"at = beside * {width}")
+        self.store_row(panel)
+        panel.close(f"for beside in range({abreast}):")
+        row.close("for i in range(count):")
+        group.close(f"for panel in range(start, stop - {abreast - 1}, {abreast}):")
+        few.lines.append(f"start += (stop - start) // {abreast} * {abreast}")
+        few.close(f"if count < {max(2, self.tall)}:")
+
+    def panel_operands(self, panel: Scope) -> None:
+        """Where the codes, scales and zero points of a panel are."""
+        w, width, blocks = self.weights, self.blocking.tile.columns, self.n_blocks
+        panel.lines += [f"codes = advanced({self.b}, panel * {blocks} * {self.block_words})", f"scales = advanced({self.scales}, panel * {blocks} * {width})",
+                        f"zeros = advanced({self.zeros[0]}, panel * {blocks} * {width})" if w.zeros else "zeros = scales"]
+
+    @property
+    def n_blocks(self) -> str:
+        return self.parameter(self.weights.at.extent, "blocks of steps")
+
+    @property
+    def block_words(self) -> int:
+        """Words of the codes of a block of a panel."""
+        return self.weights.block * self.weights.bits // 32 * self.blocking.tile.columns
+
     def panel(self, panel: Scope) -> None:
-        w, width = self.weights, self.blocking.tile.columns
-        blocks = self.parameter(w.at.extent, "blocks of steps")
-        if self.blocking.shifted:
-            panel.lines.append(f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})")
-        else:
-            panel.lines += [f"first_column = panel * {width}", f"width = min({width}, {self.parameter(self.columns, 'columns')} - first_column)"]
-        words = w.block * w.bits // 32 * width
-        panel.lines += [f"codes = advanced({self.b}, panel * {blocks} * {words})", f"scales = advanced({self.scales}, panel * {blocks} * {width})"]
-        panel.lines.append(f"zeros = advanced({self.zeros[0]}, panel * {blocks} * {width})" if self.zeros else "zeros = scales")
+        self.panel_columns(panel, "panel")
+        self.panel_operands(panel)
         few = Scope(panel, conditional=True)
-        self.few_rows(few, blocks)
+        self.few_rows(few)
         if not self.many:
             panel.lines += few.lines
             return
         few.close(f"if count <= {FEW}:")
         many = Scope(panel, conditional=True)
-        self.many_rows(many, words)
+        self.many_rows(many)
         many.close("else:")
 
-    def few_rows(self, few: Scope, blocks: str) -> None:
-        depth = self.parameter(self.weights.at.extent * self.weights.block, "steps in whole blocks")
-        count = self.form.count
-        row = Scope(few)
-        sums = f"advanced({self.sums[0]}, (first_row + i) * {blocks})" if self.sums else "scales"
-        row.lines.append(f"row_of_codes(advanced({self.digits}, (first_row + i) * {count} * {depth}), advanced({self.starts}, (first_row + i) * {blocks} * {count}), "
-                         f"advanced({self.sizes}, (first_row + i) * {blocks}), {sums}, codes, scales, zeros, {blocks}, acc)")
-        row.lines.append("at = 0")
+    def few_rows(self, few: Scope) -> None:
+        """Tiles of codes, the last of which starts early; rows one by one where there are too few for one."""
+        width, tall = self.blocking.tile.columns, self.tall
+        single = Scope(few, conditional=tall > 1)
+        row = Scope(single)
+        row.lines += [self.tile_call("row_of_codes", "i"), "at = 0"]
         self.store_row(row)
         row.close("for i in range(count):")
+        if tall == 1:
+            few.lines += single.lines
+            return
+        single.close(f"if count < {tall}:")
+        several = Scope(few, conditional=True)
+        tile = Scope(several)
+        tile.lines += [f"top = min(done, count - {tall})", self.tile_call("rows_of_codes", "top")]
+        row = Scope(tile)
+        row.lines.append(f"at = (i - top) * {width}")
+        self.store_row(row)
+        row.close(f"for i in range(done, top + {tall}):")
+        tile.close(f"for done in range(0, count, {tall}):")
+        several.close("else:")
 
-    def many_rows(self, many: Scope, words: int) -> None:
-        w, width = self.weights, self.blocking.tile.columns
+    def tile_call(self, name: str, row: str) -> str:
+        """The sums of some rows of a unit, from `row` on, by the panel."""
+        depth, count, blocks = self.parameter(self.weights.at.extent * self.weights.block, "steps in whole blocks"), self.form.count, self.n_blocks
+        at = f"(first_row + {row})"
+        sums = f"advanced({self.sums[0]}, {at} * {blocks})" if self.sums else "scales"
+        return (f"{name}(advanced({self.digits}, {at} * {count} * {depth}), advanced({self.starts}, {at} * {blocks} * {count}), "
+                f"advanced({self.sizes}, {at} * {blocks}), {sums}, codes, scales, zeros, {blocks}, acc)")
+
+    def many_rows(self, many: Scope) -> None:
+        w, width, words = self.weights, self.blocking.tile.columns, self.block_words
         total, chunk = self.parameter(self.steps, "steps"), self.parameter(self.blocking.chunk, "chunk")
         walk = Scope(many)
         walk.lines += [f"length = min({chunk}, {total} - k)", f"g = k // {w.block}",

@@ -9,9 +9,10 @@ from .. import dtypes as dt
 from .. import expr as ex
 from ..expr import Expr, Tensor
 from ..graph import Value
+from ..loops import MapNest, Store
 from .base import REQUIRED, Builder, Lowering, Op, Sample, broadcast_load, broadcast_shapes, register
 from .elementwise import real_sample
-from .matmul import along, matrix_product
+from .matmul import At, along, matrix_product
 from .quantisation import DequantizeLinear as StandardDequantizeLinear
 from .quantisation import QuantizeLinear as StandardQuantizeLinear
 from .quantisation import requantize
@@ -20,6 +21,8 @@ from .window import window
 DOMAIN = "com.microsoft"
 ZERO, ONE = ex.const(0), ex.const(1)
 F32 = dt.float32
+CODED_LEVEL = 4  # the accuracy level of MatMulNBits that lets rows be int8
+LARGEST_CODE = 127
 
 
 def single(t: Tensor) -> Expr:
@@ -341,12 +344,35 @@ def packed_code(t: Tensor, lead: tuple[Expr, ...], position: Expr, bits: int) ->
     return ex.binary("bitand", shifted, ex.const((1 << bits) - 1, dt.int32))
 
 
+def coded_rows(n: Lowering, a: Tensor, inner: int, block: int) -> At:
+    """Elements of `a` as int8 codes times a step for each block along its last axis: 127 steps to the block's largest, codes to the nearest, ties to even.
+
+    Codes are stored up to the end of the last block, zeros behind `inner`.
+    """
+    lead, blocks = a.shape[:-1], -(-inner // block)
+
+    def element(i: tuple[Expr, ...]) -> Expr:
+        if inner % block == 0:
+            return ex.cast(a[i], F32)
+        return ex.where(i[-1] < inner, ex.cast(a[(*i[:-1], ex.minimum(i[-1], inner - 1))], F32), ex.const(0.0, F32))
+    steps, inverse = (n.tensor((*lead, blocks), F32, stem) for stem in ("steps", "inverse"))
+    at = tuple(ex.axis(d) for d in steps.shape)
+    largest = n.reduce("max", [block], lambda t: ex.unary("abs", element((*at[:-1], at[-1] * block + t))))
+    one = ex.where(ex.equal(largest, 0.0), 0.0, ex.const(float(LARGEST_CODE), F32) / largest)
+    n.nests.append(MapNest(at, (Store(steps, at, largest * (1.0 / LARGEST_CODE)), Store(inverse, at, one)), n.origin))
+    codes = n.map((*lead, blocks * block), lambda *i: ex.cast(ex.unary("round", element(i) * inverse[(*i[:-1], i[-1] // block)]), dt.int32), dt.int8, "codes")
+    return lambda i: ex.cast(codes[i], F32) * steps[(*i[:-1], i[-1] // block)]
+
+
 @register
 class MatMulNBits(Op):
-    """A times the transpose of weights of 2, 4 or 8 bits with a scale (and zero point) for each block along K. Source: com.microsoft MatMulNBits-1."""
+    """A times the transpose of weights of 2, 4 or 8 bits with a scale (and zero point) for each block along K. Source: com.microsoft MatMulNBits-1.
+
+    At accuracy level 4 the numbers of A are rounded to multiples of 1/127 of the largest of their block, which int8 holds; at all others they are taken as they are.
+    """
 
     domain, name, versions = DOMAIN, "MatMulNBits", (1,)
-    attributes = {"K": REQUIRED, "N": REQUIRED, "block_size": REQUIRED, "bits": 4}
+    attributes = {"K": REQUIRED, "N": REQUIRED, "block_size": REQUIRED, "bits": 4, "accuracy_level": 0}
     tolerance = 1e-3
 
     def lower(self, n: Lowering) -> Tensor:
@@ -378,7 +404,8 @@ class MatMulNBits(Op):
 
         def finish(acc: Expr, i: tuple[Expr, ...]) -> Expr:
             return acc if bias is None else acc + ex.cast(bias[i[-1]], acc.dtype)
-        return matrix_product(n, a.shape, (ex.const(inner), ex.const(columns)), lambda i: a[i], weight, a.dtype, kind, finish)
+        element = coded_rows(n, a, inner, block) if n.attr("accuracy_level") == CODED_LEVEL and groups is None else lambda i: a[i]
+        return matrix_product(n, a.shape, (ex.const(inner), ex.const(columns)), element, weight, a.dtype, kind, finish)
 
     def samples(self) -> Iterator[Sample]:
         rng = np.random.default_rng(7)
