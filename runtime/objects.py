@@ -1,63 +1,20 @@
-"""Loading relocatable objects into this process with llvmlite alone."""
+"""Loading relocatable objects into this process."""
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import sys
-import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from ..ir.errors import TargetError
 from ..ir.target import Target
+from . import elf_objects
 from .arrays import aligned_empty
 
 if TYPE_CHECKING:
     from ..ir.kernel import KernelSource
-
-_LOCK = threading.Lock()
-_ready = False
-
-
-def _prepare() -> None:
-    """Initialise LLVM for this machine and make libm's symbols visible, once."""
-    global _ready
-    if not _ready:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        for name in ("m", "c"):
-            _load_library(name)
-        _ready = True
-
-
-def _load_library(name: str) -> None:
-    """Make a system library's symbols visible, where the system has it as a library of its own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(RuntimeError):  # another libc than glibc; asking `find_library` first would start a process
-            llvm.load_library_permanently(f"lib{name}.so.6")
-            return
-    import ctypes.util
-
-    found = ctypes.util.find_library(name)
-    if found is not None:
-        llvm.load_library_permanently(found)
-
-
-# Machine numbers of ELF, Mach-O and COFF objects by LLVM's architecture names.
-_MACHINES = {"x86_64": (62, 0x01000007, 0x8664), "aarch64": (183, 0x0100000C, 0xAA64), "arm64": (183, 0x0100000C, 0xAA64), "riscv64": (243, 0, 0x5064)}
-
-
-def is_native(image: bytes) -> bool:
-    """Whether an object file is for this machine's architecture."""
-    elf, mach, coff = _MACHINES.get(llvm.get_process_triple().split("-")[0], (0, 0, 0))
-    if image[:4] == b"\x7fELF":
-        return int.from_bytes(image[18:20], sys.byteorder) == elf
-    if image[:4] == b"\xcf\xfa\xed\xfe":
-        return int.from_bytes(image[4:8], "little") == mach
-    return int.from_bytes(image[:2], "little") == coff
+    from .llvm_objects import EngineCode
 
 
 class LoadedObjects:
@@ -72,19 +29,9 @@ class LoadedObjects:
     """
 
     def __init__(self, images: Iterable[bytes], symbols: Sequence[str]) -> None:
-        with _LOCK:
-            _prepare()
-            machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="default")
-            self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-            try:
-                for image in images:
-                    if not is_native(image):
-                        raise TargetError(f"an object was compiled for another machine than this {llvm.get_process_triple()}")
-                    self._engine.add_object_file(llvm.ObjectFileRef.from_data(image))
-            except (RuntimeError, ValueError) as e:
-                raise TargetError(f"an object cannot be loaded on this machine: {e}") from e
-            self._engine.finalize_object()
-            self._addresses = {s: self._engine.get_function_address(s) for s in symbols}
+        images = list(images)
+        self._code: elf_objects.PlacedCode | EngineCode = _placed(images) or _in_engine(images, symbols)
+        self._addresses = {s: self._code.symbols.get(s, 0) for s in symbols}
         absent = [s for s, address in self._addresses.items() if not address]
         if absent:
             raise TargetError(f"no object defines {', '.join(absent)}")
@@ -92,6 +39,20 @@ class LoadedObjects:
     def address(self, symbol: str) -> int:
         """Where a function starts."""
         return self._addresses[symbol]
+
+
+def _placed(images: Sequence[bytes]) -> elf_objects.PlacedCode | None:
+    """Objects loaded without LLVM, where they hold nothing that needs it."""
+    try:
+        return elf_objects.PlacedCode(images) if elf_objects.is_served() else None
+    except elf_objects.Unfit:
+        return None
+
+
+def _in_engine(images: Sequence[bytes], symbols: Sequence[str]) -> EngineCode:
+    from .llvm_objects import EngineCode
+
+    return EngineCode(images, symbols)
 
 
 KERNEL_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .arrays import aligned_empty
 from .host import cache_sizes, host_target
-from .objects import _prepare
+from .llvm_objects import prepare
 
 ROUNDS = 7
 CHAINS = 24  # independent accumulators: more than latency times throughput of any processor's multiply-add
@@ -108,7 +108,7 @@ def _sweep(lanes: int) -> str:
 
 def _compiled(text: str) -> llvm.ExecutionEngine:
     """LLVM IR as machine code of this machine."""
-    _prepare()
+    prepare()
     machine = llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine)
     engine.finalize_object()
