@@ -314,9 +314,10 @@ def test_imports_are_lazy(tmp_path):
     program = ("import sys, numpy as np, sardonyx as s\nassert not {'numba', 'onnx', 'llvmlite'} & set(sys.modules)\n"
                "p = s.InferenceSession(sys.argv[1])\np.run(None, {'x': np.ones((2, 3), np.float32)})\n"
                "assert p._model.origin == 'cache', p._model.origin\nassert not {'numba', 'onnx'} & set(sys.modules)\n"
-               "from sardonyx.runtime.elf_objects import is_served\nassert not is_served() or 'llvmlite' not in sys.modules\n")
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.returncode == 0, done.stderr
+               "from sardonyx.runtime.elf_objects import is_served\nassert sys.argv[2] == 'first' or not is_served() or 'llvmlite' not in sys.modules\n")
+    for which in ("first", "again"):  # the first may ask LLVM what processor this is
+        done = subprocess.run([sys.executable, "-c", program, str(path), which], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0, done.stderr
 
 
 def test_if():
