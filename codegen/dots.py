@@ -3,7 +3,8 @@
     sum (a - za) (b - zb)  ->  acc' - za * columns' - zb * rows' + n * za * zb
 
 where acc', columns' and rows' are sums of a' * b', b' and a' for codes shifted into the types that the target's instruction takes. The sums of constant weights are
-computed when compiling; those of rows are only needed where weights have a zero point of their own.
+computed when compiling; those of rows are only needed where weights have a zero point of their own. Where the left operand is copied as wider numbers and the weights
+are only known when running, the copy is less the zero point, and their sums are not needed.
 """
 from __future__ import annotations
 
@@ -59,6 +60,13 @@ def keeps_codes(e: Expr) -> bool:
     return True
 
 
+def is_narrow(zero: Expr) -> bool:
+    """Whether a zero point is surely an 8-bit number, and not nothing: then 16 bits hold its difference from any code."""
+    if zero.is_const:
+        return zero is not NOTHING and -128 <= int(zero.value) <= 255
+    return zero.op == "cast" and zero.args[0].dtype in NARROW
+
+
 def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> tuple[list[MapNest], Product] | None:
     """The product over codes, after maps that copy its left operand and sum its operands as far as need be; None where operands are not 8-bit codes."""
     length = integer.as_int(extent_product(nest.reduced))
@@ -73,9 +81,10 @@ def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection
     if ex.load_fill(b.load) is not None:
         return None
     form = matrix_form(target, integer.as_int(extent_product(raw.rows)), length, b.load.dtype) or dot_form(target)
-    maps, raw = corrected(raw, a, b, constants, form)
+    centred = form.widened is not None and is_narrow(a.zero) and ex.load_fill(a.load) is None and not is_constant(b.load, constants)
+    maps, raw = corrected(raw, a, b, constants, form, centred)
     if form.widened is not None:
-        raw = replace(raw, a=ex.cast(raw.a, form.widened))
+        raw = replace(raw, a=ex.cast(ex.cast(raw.a, dt.int32) - a.zero if centred else raw.a, form.widened))
     copies, raw = adjacent(raw, layouts)
     raw = merge_axes(ordered(raw, layouts), layouts)
     return [*maps, *copies], replace(to_product(raw, layouts, False), form=form)
@@ -99,14 +108,18 @@ def walks_adjacent(nest: ContractionNest, layouts: Layouts) -> bool:
     return product.inner is not None and integer.coefficient(product.a_offset, product.inner)[0] is ONE
 
 
-def corrected(nest: ContractionNest, a: Codes, b: Codes, constants: Collection[Tensor], form: DotForm) -> tuple[list[MapNest], ContractionNest]:
-    """The nest over raw codes, its stores with the corrections; and the maps that compute sums for them."""
+def corrected(nest: ContractionNest, a: Codes, b: Codes, constants: Collection[Tensor], form: DotForm, centred: bool = False) -> tuple[list[MapNest], ContractionNest]:
+    """The nest over raw codes, its stores with the corrections; and the maps that compute sums for them.
+
+    Args:
+        centred: whether the left operand will be less its zero point.
+    """
     a_shift, b_shift = form.a_shift(a.load.dtype), form.b_shift(b.load.dtype)
     a_zero, b_zero = shifted(a.zero, a_shift), shifted(b.zero, b_shift)
     maps: list[MapNest] = []
     total = ex.acc(dt.int32)
     name = nest.stores[0].tensor.name
-    if a_zero is not NOTHING:
+    if a_zero is not NOTHING and not centred:
         sums = summed(f"{name}.columns", b.load, b_shift, [x for x in nest.batch + nest.columns if x in b.load.axes], nest.reduced, maps)
         known = not a_zero.axes and is_constant(a_zero, constants) and is_constant(b.load, constants)
         scaled = a_zero * sums

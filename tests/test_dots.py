@@ -16,7 +16,7 @@ from sardonyx.ir import target as targets
 from sardonyx.ir.dtypes import DType
 from sardonyx.ir.expr import Expr, Tensor
 from sardonyx.ir.kernel import KernelCall
-from sardonyx.ir.loops import ContractionNest, Store
+from sardonyx.ir.loops import ContractionNest, MapNest, Store
 from sardonyx.runtime.host import host_target
 
 RNG = np.random.default_rng(11)
@@ -74,6 +74,17 @@ def test_zero_points(left: DType, right: DType, turned: tuple[bool, bool], const
     arrays = {a: np.ascontiguousarray(x.T) if turned[0] else x, b: np.ascontiguousarray(y.T) if turned[1] else y, z: zeros}
     expected = (x.astype(np.int32) - 77) @ (y.astype(np.int32) - zeros.astype(np.int32))
     np.testing.assert_array_equal(run(nest, arrays, constants={b, z} if constant else ())[0], expected)
+
+
+@pytest.mark.parametrize("zero", [0, 77, 255, 70000])
+def test_weights_that_only_the_run_knows_are_not_summed(zero: int) -> None:
+    """Where the left operand is copied anyway, its zero point leaves it there, if 16 bits hold what remains."""
+    nest, a, b, _ = product(9, 40, 33, dt.uint8, dt.int8, ex.const(zero, dt.int32))
+    x, y = codes(dt.uint8, 9, 33), codes(dt.int8, 33, 40)
+    target = targets.parse("x86-64-v3")
+    maps = [m for m in schedule_contraction(nest, {}, (), target) if isinstance(m, MapNest)]
+    assert any(e.op == "reduce" for m in maps for e in ex.walk(m.values)) == (zero == 70000)
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, target=target)[0], (x.astype(np.int32) - zero) @ y.astype(np.int32))
 
 
 @pytest.mark.parametrize("rows", [3, 17])
