@@ -24,6 +24,7 @@ from sardonyx.ir.errors import ModelError, UnknownRankError  # noqa: E402
 from sardonyx.ir.graph import Graph, TensorType  # noqa: E402
 from sardonyx.ir.interpret import run_graph, run_nests  # noqa: E402
 from sardonyx.ir.ops.base import Op, Sample, all_ops, find  # noqa: E402
+from sardonyx.ir.ops.indexing import progression  # noqa: E402
 
 OPS = [o for o in all_ops() if family(o) in TENSOR_FAMILIES]
 NAMES = {o.name for o in OPS}
@@ -219,6 +220,13 @@ def test_reads_stay_inside() -> None:
         return run_nests(program, {r: feeds[r.name] for r in program.inputs}, sizes)[0].tolist()
     assert unchecked("Gather", x, np.array([7, -9, 1])) == [[4, 5], [0, 1], [2, 3]]
     assert unchecked("ScatterND", x, np.array([[5], [-4], [0]]), np.full((3, 2), 9, np.float32)) == [[9, 9], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("indices,steps", [
+    ([3, 5, 7], [2]), ([3, 5, 8], None), (4, []), ([[7]], [0, 0]), ([[0, 1, 2], [2, 3, 4]], [2, 1]), ([[0, 1, 2], [2, 3, 5]], None), ([[9], [6], [3]], [-3, 0]),
+])
+def test_known_indices_in_progression(indices: list, steps: list[int] | None) -> None:
+    assert progression(np.array(indices)) == steps
 
 
 def test_special_values() -> None:

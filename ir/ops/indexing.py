@@ -20,7 +20,7 @@ from .views import View, as_size, from_end, guarded, within
 def index_reader(n: Lowering, input_index: int, size: Expr) -> Callable[..., Expr]:
     """A function from a position in an index tensor to a safe index along a dimension of `size`.
 
-    Known indices in arithmetic progression become affine expressions, so that taking a row or every second row is a view.
+    Known indices in arithmetic progression along each dimension become affine expressions, so that taking a row, every second row or windows is a view.
     """
     t, known = n.input(input_index), n.known(input_index)
     require_indices(n, input_index, size)
@@ -30,16 +30,27 @@ def index_reader(n: Lowering, input_index: int, size: Expr) -> Callable[..., Exp
         if bounded:
             flat = np.where(flat < 0, flat + size.value, flat)
         if bounded or flat.size == 1:
-            steps = np.diff(flat)
-            if not steps.size or (steps == steps[0]).all():
-                first, step = within(ex.const(int(flat[0])), size), int(steps[0]) if steps.size else 0
-                return lambda *i: first + ex.linear_index(i, t.shape) * step
+            steps = progression(flat.reshape(known.shape))
+            if steps is not None:
+                first = within(ex.const(int(flat[0])), size)
+                return lambda *i: ex.total([first, *(k * step for k, step in zip(i, steps))])
             if (known >= 0).all():
                 return lambda *i: ex.cast(t[i], dt.int64)
     elif _count(t) == 1:
         single = within(n.ints(input_index)[0], size)
         return lambda *i: single
     return lambda *i: within(ex.cast(t[i], dt.int64), size)
+
+
+def progression(indices: np.ndarray) -> list[int] | None:
+    """The step of known indices along each dimension, None where some dimension has no constant one."""
+    whole, steps = indices.reshape(-1)[:1].reshape((1,) * indices.ndim), []
+    for d, n in enumerate(indices.shape):
+        at = [0] * indices.ndim
+        at[d] = min(1, n - 1)
+        steps.append(int(indices[tuple(at)] - indices[(0,) * indices.ndim]))
+        whole = whole + steps[-1] * np.arange(n).reshape([n if k == d else 1 for k in range(indices.ndim)])
+    return steps if np.array_equal(whole, indices) else None
 
 
 OUTSIDE = "an index is out of range"
@@ -107,6 +118,7 @@ class Gather(View):
         yield Sample((x, np.array([[0, 2], [-1, 2]], np.int32)), name="int32")
         yield Sample((x, np.array(1)), {"axis": 1}, name="scalar")
         yield Sample((x, np.array([0, 2])), {"axis": 1}, name="progression")
+        yield Sample((real_sample((2, 6, 3)), np.add.outer(np.arange(4), np.arange(3))), {"axis": 1}, name="windows")
 
 
 @register
