@@ -9,7 +9,8 @@ from ..ir import integer
 from ..ir.expr import Expr
 from ..ir.target import Target
 from .contraction import ONE, ZERO, Product, extent_product
-from .tile_shapes import ABREAST, ABREAST_ROWS, ABREAST_VECTORS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, many_row_shapes, tile_shapes
+from .dot_forms import CROSSED
+from .tile_shapes import ABREAST, ABREAST_ROWS, ABREAST_VECTORS, MATRIX_SHAPES, TileShape, abreast_shape, channel_shapes, many_row_shapes, paired_shapes, tile_shapes
 
 ROWS_OF_UNIT = 128
 PAGE = 4096  # bytes; elements this far apart compete for the same lines of a first-level cache
@@ -163,6 +164,8 @@ def cut(p: Product, target: Target, direct: bool, rank: int) -> Blocking:
         if panel_bytes > target.l2_bytes * (LONGEST if patient else 1 / LONG_SHARE):
             most = max(1, target.l2_bytes // (CACHE_SHARE if patient else CHUNK_SHARE) // (tile.columns * size))
             chunk = most if not steps else -(-steps // -(-steps // most))
+    if p.form is CROSSED and chunk is not None and not p.taps:
+        chunk += chunk % 2  # steps are taken in pairs
     shifted = direct or p.channelwise or (columns is not None and columns >= tile.columns)
     copied = direct and height > tile.rows and target.vector_registers <= FEW_REGISTERS and is_scattered(p, steps, target)
     if copied:
@@ -233,7 +236,9 @@ def choose_tile(p: Product, target: Target, rows: int | None, columns: int | Non
         return -(-(rows or ROWS_OF_UNIT) // s.rows) * (1 / s.columns if columns is None else -(-columns // s.columns)) * step
     tall = MODERATE if rows is None and not p.taps else 1 << 20
     shapes = tile_shapes(target, p.dtype) if rows is not None and rows <= FEW else (*half_shapes(p, target, columns), *many_row_shapes(target, p.dtype))
-    if p.form is not None:  # a step takes a register of its own
+    if p.form is CROSSED:
+        shapes = paired_shapes(target, p.dtype)
+    elif p.form is not None:  # a step takes a register of its own
         shapes = tuple(s for s in shapes if s.rows * s.vectors + s.vectors + 1 < target.vector_registers)
     fitting = [s for s in shapes if s.rows <= tall and (widest is None or s.vectors <= widest)]
     usable = [s for s in fitting if not direct or columns is None or s.columns <= columns]

@@ -1,7 +1,7 @@
 """How a target multiplies narrow numbers into 32-bit sums: facts alone, so that schedules can choose without loading a compiler."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir import dtypes as dt
 from ..ir.dtypes import DType
@@ -13,7 +13,7 @@ class DotForm:
     """One way to compute sums of products of 8-bit numbers, exact in int32, or of bfloat16 numbers, in float32.
 
     Args:
-        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, `widen` (multiplication of widened elements), `vdpbf16ps`, `pairs` (multiplication of both
+        name: the instruction: `vpdpbusd`, `sdot`, `pmaddwd`, `crossed` (that of sums), `widen` (multiplication of widened elements), `vdpbf16ps`, `pairs` (multiplication of both
             halves of a word as float32), `vpmaddubsw` (for weights of few bits alone: pairs of bytes into 16 bits), or `amx` (products of whole tiles, see `codegen.matrix_tiles`).
         fold: neighbouring products that one lane adds up.
         stored: element type of packed weights.
@@ -56,6 +56,7 @@ VPDPBUSD = DotForm("vpdpbusd", 4, dt.int8, dt.uint8)
 VPMADDUBSW = DotForm("vpmaddubsw", 4, dt.int8, dt.uint8)
 SDOT = DotForm("sdot", 4, dt.int8, dt.int8)
 PMADDWD = DotForm("pmaddwd", 2, dt.int16, None, dt.int16)
+CROSSED = replace(PMADDWD, name="crossed")  # the same operands, half the products (see `codegen.crossed`)
 WIDEN = DotForm("widen", 1, dt.int16, None)
 VDPBF16PS = DotForm("vdpbf16ps", 2, dt.bfloat16, None)
 PAIRS = DotForm("pairs", 2, dt.bfloat16, None)

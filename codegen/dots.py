@@ -17,9 +17,11 @@ from ..ir import dtypes as dt
 from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr, Tensor
+from ..ir.kernel import KernelCall
 from ..ir.loops import ContractionNest, MapNest, Store, centred_load
 from ..ir.target import Target
 from .contraction import ONE, Layouts, Product, copy_dense, copy_padded, extent_product, is_constant, merge_axes, ordered, orient, prepare_a, to_product
+from .crossed import crossed
 from .dot_forms import DotForm, dot_form, matrix_form
 
 NARROW = (dt.uint8, dt.int8)
@@ -67,7 +69,7 @@ def is_narrow(zero: Expr) -> bool:
     return zero.op == "cast" and zero.args[0].dtype in NARROW
 
 
-def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> tuple[list[MapNest], Product] | None:
+def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection[Tensor], target: Target) -> tuple[list[MapNest | KernelCall], Product] | None:
     """The product over codes, after maps that copy its left operand and sum its operands as far as need be; None where operands are not 8-bit codes."""
     length = integer.as_int(extent_product(nest.reduced))
     if nest.dtype is not dt.int32 or not nest.reduced or (length is not None and length > LONGEST):
@@ -87,7 +89,9 @@ def schedule_dots(nest: ContractionNest, layouts: Layouts, constants: Collection
         raw = replace(raw, a=ex.cast(ex.cast(raw.a, dt.int32) - a.zero if centred else raw.a, form.widened))
     copies, raw = adjacent(raw, layouts)
     raw = merge_axes(ordered(raw, layouts), layouts)
-    return [*maps, *copies], replace(to_product(raw, layouts, False), form=form)
+    product = replace(to_product(raw, layouts, False), form=form)
+    halved = crossed(product, raw.a, layouts, constants, target)
+    return ([*maps, *copies], product) if halved is None else ([*maps, *copies, *halved[0]], halved[1])
 
 
 def adjacent(nest: ContractionNest, layouts: Layouts) -> tuple[list[MapNest], ContractionNest]:

@@ -51,6 +51,12 @@ def many_row_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
     return tuple(TileShape(r, v, target.lanes(dtype.itemsize_bytes)) for r, v in shapes)
 
 
+def paired_shapes(target: Target, dtype: DType) -> tuple[TileShape, ...]:
+    """Tiles of any number of rows whose steps come in pairs: two rows of b, two elements and their sums fit the register file beside the accumulators."""
+    lanes, registers = target.lanes(dtype.itemsize_bytes), target.vector_registers
+    return tuple(TileShape((registers - 2 * v - 4) // v, v, lanes) for v in (2, 1))
+
+
 def abreast_shape(target: Target, dtype: DType, rows: int) -> TileShape:
     """The accumulators of one of the panels that a tile of few rows walks side by side: all of them, a vector of b and an element of each row fit the register file."""
     return TileShape(rows, min(ABREAST_VECTORS, (target.vector_registers - 1 - rows) // (ABREAST * rows)), target.lanes(dtype.itemsize_bytes))

@@ -182,6 +182,75 @@ def test_convolutions_on_older_processors(name: str, left: DType, shape: tuple[i
     np.testing.assert_array_equal(found, convolved(values, kernel, stride, pad, zero, 1))
 
 
+def kernels(nest: ContractionNest, target: targets.Target, constant: bool = True) -> set[str]:
+    """Names of the kernels of a product, without the sizes of tiles."""
+    parts = schedule_contraction(nest, {}, {ex.load_tensor(e) for e in ex.loads([nest.b])} if constant else set(), target)
+    return {part.kernel.name.partition("_")[0] for part in parts if isinstance(part, KernelCall)}
+
+
+AVX2 = targets.parse("x86-64-v3")
+ON_AVX2 = pytest.mark.skipif(HERE.isa not in ("avx512", "avx2"), reason="this processor lacks the instructions")
+
+
+@ON_AVX2
+@pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
+@pytest.mark.parametrize("m,n,k", [(8, 32, 16), (9, 33, 17), (33, 64, 18), (10, 40, 19), (40, 70, 131), (12, 48, 8191), (50, 35, 16384)])
+def test_half_the_products(left: DType, right: DType, m: int, n: int, k: int) -> None:
+    """Sums of words of two steps, with and without a last step and a part of one, in one chunk and in several."""
+    nest, a, b, z = product(m, n, k, left, right, ex.const(3, dt.int32), True)
+    x, y, zeros = codes(left, m, k), codes(right, k, n), codes(right, n)
+    assert "crossed" in kernels(nest, AVX2)
+    found = run(nest, {a: x, b: y, z: zeros}, constants={b, z}, target=AVX2)[0]
+    np.testing.assert_array_equal(found, (x.astype(np.int32) - 3) @ (y.astype(np.int32) - zeros))
+
+
+@ON_AVX2
+@pytest.mark.parametrize("left,right", list(itertools.product(NARROW, NARROW)))
+@pytest.mark.parametrize("end", [0, 1])
+def test_extremes_of_half_the_products(left: DType, right: DType, end: int) -> None:
+    """The longest sums of the numbers farthest from zero, in every pair of signs."""
+    least, most = ([np.iinfo(d.numpy).min, np.iinfo(d.numpy).max] for d in (left, right))
+    nest, a, b, _ = product(9, 33, 16384, left, right)
+    x, y = np.full((9, 16384), least[end], left.numpy), np.full((16384, 33), most[1], right.numpy)
+    y[:, ::2] = most[0]
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b}, target=AVX2)[0], x.astype(np.int32) @ y.astype(np.int32))
+
+
+@ON_AVX2
+@pytest.mark.parametrize("left", NARROW)
+@pytest.mark.parametrize("shape,weights,stride,pad,halved", [
+    ((2, 16, 9, 8), (33, 16, 3, 3), 1, 1, True), ((1, 24, 7, 7), (70, 24, 1, 1), 2, 0, True), ((1, 20, 8, 7), (40, 20, 1, 1), 1, 1, True), ((2, 36, 11, 9), (32, 36, 3, 3), 2, 1, True),
+    ((1, 18, 9, 9), (32, 18, 3, 3), 1, 0, False)])
+@pytest.mark.parametrize("last", [False, True])
+def test_convolutions_by_half_the_products(left: DType, shape: tuple[int, ...], weights: tuple[int, ...], stride: int, pad: int, halved: bool, last: bool) -> None:
+    """Runs of one place and of several; where pairs of words would reach from one place into the next, products stay whole."""
+    zero = 128 if left is dt.uint8 else -5
+    nest, x, w = convolution(shape, weights, stride, pad, left, zero)
+    values, kernel = codes(left, *shape), codes(dt.int8, *weights)
+    layouts = {t: (0, 2, 3, 1) for t in (x, nest.outputs[0])} if last else {}
+    assert not last or ("crossed" in kernels(nest, AVX2)) == halved
+    found = run(nest, {x: values, w: kernel}, layouts=layouts, constants={w}, target=AVX2)[0]
+    np.testing.assert_array_equal(found, convolved(values, kernel, stride, pad, zero, 1))
+
+
+@ON_AVX2
+@pytest.mark.parametrize("m", [1, 2, 3, 40, 129])
+def test_half_the_products_of_rows_that_only_the_run_knows(m: int) -> None:
+    nest, a, b, _ = product(ex.sym("m"), 48, 70, dt.uint8, dt.int8)
+    assert "crossed" in kernels(nest, AVX2)
+    x, y = codes(dt.uint8, m, 70), codes(dt.int8, 70, 48)
+    np.testing.assert_array_equal(run(nest, {a: x, b: y}, constants={b}, sizes={"m": m}, target=AVX2)[0], x.astype(np.int32) @ y.astype(np.int32))
+
+
+def test_where_products_stay_whole() -> None:
+    """Other processors, weights that only the run knows, few rows or columns, short or very long sums."""
+    usual = product(40, 64, 64, dt.uint8, dt.int8)[0]
+    assert "crossed" in kernels(usual, AVX2) and "crossed" not in kernels(usual, AVX2, constant=False)
+    assert all("crossed" not in kernels(usual, t) for t in (FIRST_VNNI, NARROW_VNNI, TILES, DOTPROD, targets.parse("x86-64-v4"), targets.parse("x86-64-v2")))
+    for m, n, k in ((4, 64, 64), (40, 20, 64), (40, 64, 12), (40, 64, 20000)):
+        assert "crossed" not in kernels(product(m, n, k, dt.uint8, dt.int8)[0], AVX2)
+
+
 @pytest.mark.parametrize("target", [FIRST_VNNI, NARROW_VNNI, TILES, DOTPROD, targets.parse("aarch64")], ids=["vnni", "avx-vnni", "tiles", "dotprod", "neon"])
 def test_other_targets_compile(target: targets.Target) -> None:
     for nest in (product(15, 40, 27, dt.uint8, dt.int8)[0], convolution((1, 40, 9, 9), (40, 1, 3, 3), 1, 1, dt.uint8, 3, 40)[0]):
