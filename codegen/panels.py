@@ -13,8 +13,9 @@ from .intrinsics import builder
 from .tiles import I64, TileBody, has_fused_multiply_add, local_function
 
 MOST_ROWS = 4
-# Vectors of columns whose sums stay in registers, by rows: eight chains hide the latency of one, and what 32 registers hold beyond that saves loads.
-VECTORS = {1: 8, 2: 4, 3: 4, 4: 2}
+# Vectors of columns whose sums stay in registers, by rows: six to eight chains hide the latency of one, and what 32 registers hold beyond that saves loads. Where they
+# hold 16, the vectors of weights need some beside the sums.
+VECTORS = {1: 8, 2: 4, 3: 2, 4: 2}
 VECTORS_OF_32 = {1: 8, 2: 8, 3: 4, 4: 4}
 
 
