@@ -7,6 +7,8 @@ One axis of results, with the taps along it, is the line; the others are walked 
         for each panel of channels:
             tiles of all segments
             stores, result by result
+
+Where tiles compute their epilogues (`codegen.epilogue`), each takes all panels before the line goes on: the input is read once, in order.
 """
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ from ..ir.expr import Expr, Tensor
 from ..ir.kernel import KernelCall
 from ..ir.loops import MapNest
 from ..ir.target import Target
-from .blocking import RANKS, ROWS_OF_UNIT, even_strip, product_key
+from .blocking import LINE, RANKS, ROWS_OF_UNIT, even_strip, product_key
 from .contraction import ONE, ZERO, Guard, Layouts, Product, extent_product, pack_b, packed_tensor
 from .contraction_text import ContractionText, kernel_source, unravel
+from .epilogue import find, finishes, place_arguments
 from .scalar import Scope, literal
 from .tile_shapes import TileShape
 
@@ -186,13 +189,17 @@ def schedule(w: Walk, layouts: Layouts, target: Target) -> list[MapNest | Kernel
     """Packing of the weights, and the convolution."""
     blocking = choose_blocking(w, target)
     packed = packed_tensor(w.p, blocking.tile.columns)
-    return [pack_b(w.p, blocking.tile.columns, packed, True), LinesText(w, packed, blocking, layouts).call()]
+    return [pack_b(w.p, blocking.tile.columns, packed, True), LinesText(w, packed, blocking, layouts, finishes(target)).call()]
 
 
 class LinesText(ContractionText):
-    """Writes the kernel and its call."""
+    """Writes the kernel and its call.
 
-    def __init__(self, w: Walk, packed: Tensor, blocking: LineBlocking, layouts: Layouts) -> None:
+    Args:
+        finished: whether tiles compute their epilogues, where these qualify.
+    """
+
+    def __init__(self, w: Walk, packed: Tensor, blocking: LineBlocking, layouts: Layouts, finished: bool) -> None:
         super().__init__(w.p, (w.p.a, packed), layouts)
         self.w, self.packed, self.blocking = w, packed, blocking
         self.a, self.b = self.writer.buffer(w.p.a), self.writer.buffer(packed)
@@ -200,6 +207,7 @@ class LinesText(ContractionText):
         self.span = w.span(blocking.tile.rows)
         length = integer.as_int(w.position.extent)
         self.short_lines = length is None or length < blocking.tile.rows  # whether a tile may be longer than the line
+        self.epilogue = find(self) if finished and not self.short_lines else None
         self.gathers = bool(w.p.guards) or self.short_lines
         self.runs = not (self.gathers and blocking.gathered)  # whether tiles that lie inside are computed side by side
         self.segments = ONE if blocking.segment is None else ex.ceildiv(w.position.extent, blocking.segment)
@@ -217,12 +225,16 @@ class LinesText(ContractionText):
         unit.lines += [f"first = unit % {n_groups} * {n_height}", f"count = min({n_height}, {self.parameter(total, 'segments')} - first)"]
         self.decode_strip(unit, n_groups, strips)
         self.addresses(unit)
-        panel = Scope(unit)
         if blocking.ahead:
-            self.ahead(unit, panel)
-        self.panel(panel)
-        n_strip = self.parameter(blocking.strip, "strip")
-        panel.close(f"for panel in range(strip * {n_strip}, min(strip * {n_strip} + {n_strip}, {self.parameter(panels, 'panels')})):")
+            self.ahead(unit)
+        n_strip, n_panels = self.parameter(blocking.strip, "strip"), self.parameter(panels, "panels")
+        if self.epilogue is not None:
+            unit.lines += [f"panel = strip * {n_strip}", f"number = min({n_strip}, {n_panels} - panel)"]
+            self.finished(unit, place_arguments(self, self.epilogue, unit))
+        else:
+            panel = Scope(unit)
+            self.panel(panel)
+            panel.close(f"for panel in range(strip * {n_strip}, min(strip * {n_strip} + {n_strip}, {n_panels})):")
         unit.close("for unit in range(lo, hi):")
         batches = extent_product(p.batch)
         moved = p.a.numel() * self.size_bytes + (self.packed.numel() + self.columns * self.rows * batches) * p.b_dtype.itemsize_bytes
@@ -233,8 +245,9 @@ class LinesText(ContractionText):
     def declare(self) -> None:
         """The functions that compute tiles."""
         p, w, tile = self.p, self.w, self.blocking.tile
-        shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short, w.taps, w.stride, w.dilation, *(() if p.form is None else (p.a.dtype.short,)))
-        for name in ("advanced", "address", *(("fetch_lines",) if self.blocking.ahead else ())):
+        shape = (tile.rows, tile.vectors, tile.lanes, p.dtype.short, w.taps, w.stride, w.dilation, *(() if p.form is None else (p.a.dtype.short,)),
+                 *(() if self.epilogue is None else ("", self.epilogue.form)))
+        for name in ("advanced", "address", *(("fetch_lines",) if self.blocking.ahead and self.epilogue is None else ())):
             self.writer.function(name, name)
         if self.runs:
             self.writer.function("line_tile", "line_tile", *shape)
@@ -269,7 +282,8 @@ class LinesText(ContractionText):
     def prologue(self) -> None:
         """Regions of scratch memory, the row of padding, the address of `a`."""
         p, tile, height, across = self.p, self.blocking.tile, self.blocking.height, extent_product(self.outer)
-        self.view("acc", (self.segment * height + tile.rows) * tile.columns, self.number)  # a last tile may begin before its segment
+        if self.epilogue is None:
+            self.view("acc", (self.segment * height + tile.rows) * tile.columns, self.number)  # a last tile may begin before its segment
         self.view("tap_at", across * height, "int64")
         for name in ("start_at", *(f"line{k}" for k in range(len(self.lines))), *(("run_from", "run_to") if self.gathers else ())):
             self.view(name, height, "int64")
@@ -337,7 +351,8 @@ class LinesText(ContractionText):
                 size = self.parameter(g.size, f"guard {k}")
                 whole.append(f"(z{k} + {min(0, pace * (self.span - 1))} >= 0) & (z{k} + {max(0, pace * (self.span - 1))} < {size})")
                 inside.append(f"(z{k} + n * {pace} >= 0) & (z{k} + n * {pace} < {size})")
-        filled = [f"tile_at = i * {self.most_tiles} + tile", f"places[tile_at] = i * {self.most} + x0 - x + {rows}", f"at = tile_at * {self.across} * {self.span}",
+        place = f"i * {self.most} + x0 - x + {rows}" if self.epilogue is None else f"{self.line_number} * {self.length} + x0"
+        filled = [f"tile_at = i * {self.most_tiles} + tile", f"places[tile_at] = {place}", f"at = tile_at * {self.across} * {self.span}",
                   f"for r in range({self.across}):",
                   f"    row = tap_at[i * {self.across} + r]",
                   f"    for n in range({self.span}):",
@@ -350,29 +365,28 @@ class LinesText(ContractionText):
         tile.close("for tile in range(tiles):")
         segment.lines += ["run_from[i] = min(begin, end)", "run_to[i] = end"]
 
-    def ahead(self, unit: Scope, panel: Scope) -> None:
-        """Each panel fetches its share of the input that the next unit is the first to read, none from behind the input."""
+    def ahead(self, unit: Scope) -> None:
+        """The input that the next unit is the first to read: each panel, or each panel of each tile, fetches its share, none from behind the input."""
         pitch = integer.coefficient(self.p.a_offset, self.lines[-1])[0]
         beyond = pitch if not self.outer else integer.coefficient(self.p.a_offset, self.outer[-1])[0]
         end = f"base + {self.parameter(self.p.a.numel() * self.size_bytes, 'bytes of a')}"
         panels = self.parameter(ex.ceildiv(self.columns, self.blocking.tile.columns), "panels")
         unit.lines += [f"ahead = tap_at[count * {self.across} - 1] + {self.parameter(beyond * self.size_bytes, 'behind the last tap')}",
-                       f"rest = min(count * {self.parameter(pitch * self.size_bytes, 'pitch')}, {end} - ahead)",
-                       f"share = (rest + {panels} - 1) // {panels} if ahead >= base else 0"]
-        panel.lines.append("fetch_lines(ahead + panel * share, min(share, rest - panel * share))")
+                       f"rest = min(count * {self.parameter(pitch * self.size_bytes, 'pitch')}, {end} - ahead)"]
+        if self.epilogue is None:
+            unit.lines.append(f"share = (rest + {panels} - 1) // {panels} if ahead >= base else 0")
+        else:
+            unit.lines += [f"share = (rest // (count * {self.most_tiles} * {panels}) // {LINE} + 1) * {LINE} if (ahead >= base) & (rest > 0) else 0", "ahead_to = ahead + rest"]
 
     # ---- sums and stores
     def panel(self, panel: Scope) -> None:
         """One panel of channels: the sums of all segments, then their stores."""
         p, width, rows = self.p, self.blocking.tile.columns, self.blocking.tile.rows
-        at, depth = "panel", self.parameter(self.taps, "taps")
-        used = [x for x in p.batch if x in p.b.axes]
-        if used:
-            where = self.emitter.value(ex.linear_index(used, [x.extent for x in used]), panel)
-            at = f"({where} * {self.parameter(ex.ceildiv(self.columns, width), 'panels')} + panel)"
-        panel.lines += [f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})", f"columns = advanced({self.b}, {at} * {depth} * {width})",
-                        f"start = first_column * {self.size_bytes}"]
-        self.sums(panel)
+        self.weights(panel)
+        panel.lines += [f"first_column = min(panel * {width}, {self.parameter(self.columns, 'columns')} - {width})", f"start = first_column * {self.size_bytes}"]
+        if self.blocking.ahead:
+            panel.lines.append("fetch_lines(ahead + panel * share, min(share, rest - panel * share))")
+        self.sums(panel, "address(acc)", f"address(acc) + (i * {self.most} - x + {rows}) * {width * p.dtype.itemsize_bytes}")
         if self.segments is ONE and self.row is not None:
             row = Scope(panel, {self.row: "row"})
             row.lines += [f"row = first * {self.length} + j", f"at = (j + {rows}) * {width}"]
@@ -383,7 +397,7 @@ class LinesText(ContractionText):
         segment.lines += ["x = start_at[i]", f"to = i * {self.most} - x + {rows}"]
         row = Scope(segment)
         if self.row is not None:
-            segment.lines.append(f"line = (first + i) // {self.parameter(self.segments, 'segments of a line')}")
+            segment.lines.append(f"line = {self.line_number}")
             row.lines.append(f"row = line * {self.length} + j")
             row.axes[self.row] = "row"
         else:
@@ -396,26 +410,54 @@ class LinesText(ContractionText):
         row.close(f"for j in range(x, min(x + {self.most}, {self.length})):")
         segment.close("for i in range(count):")
 
-    def sums(self, panel: Scope) -> None:
-        """All tiles of a panel; result j of segment i goes to row `i * segment + j + rows` of the accumulators."""
-        width, rows = self.blocking.tile.columns, self.blocking.tile.rows
+    def weights(self, panel: Scope) -> None:
+        """Where the weights of `panel` lie."""
+        p, width = self.p, self.blocking.tile.columns
+        at, used = "panel", [x for x in p.batch if x in p.b.axes]
+        if used:
+            where = self.emitter.value(ex.linear_index(used, [x.extent for x in used]), panel)
+            at = f"({where} * {self.parameter(ex.ceildiv(self.columns, width), 'panels')} + panel)"
+        panel.lines.append(f"columns = address({self.b}) + {at} * {self.parameter(self.taps, 'taps')} * {width * p.b_dtype.itemsize_bytes}")
+
+    @property
+    def line_number(self) -> str:
+        """Of segment i."""
+        return "(first + i)" if self.segments is ONE else f"(first + i) // {self.parameter(self.segments, 'segments of a line')}"
+
+    def finished(self, unit: Scope, places: str) -> None:
+        """The results of `number` panels from `panel` on: each tile computes and stores those of all, while its inputs are near."""
+        width = self.blocking.tile.columns
+        self.weights(unit)
+        unit.lines.append("start = 0")
+        tail = f"panel * {width}, number, {self.parameter(self.columns, 'columns')} - {width}, {'ahead, share, ahead_to' if self.blocking.ahead else '0, 0, 0'}, {places}"
+        self.sums(unit, f"0, {tail}", f"{self.line_number} * {self.length}, {tail}", " * number * share" if self.blocking.ahead else "")
+
+    def sums(self, panel: Scope, gathered_to: str, run_to: str, fetched: str = "") -> None:
+        """All tiles of a panel.
+
+        Args:
+            gathered_to, run_to: what tiles whose inputs lie anywhere, and those of segment i side by side, are told about where results go. Without an epilogue
+                result j of segment i goes to row `i * segment + j + rows` of the accumulators.
+            fetched: what the number of tiles is multiplied by to give the bytes they fetch, empty for none.
+        """
+        rows = self.blocking.tile.rows
         segment = Scope(panel)
         if self.gathers and not self.runs and self.segments is ONE:
-            panel.lines.append(f"gathered_tile(table, places, count * {self.most_tiles}, start, {self.across}, columns, acc)")
+            panel.lines.append(f"gathered_tile(address(table), address(places), count * {self.most_tiles}, start, {self.across}, columns, {gathered_to})")
+            panel.lines += [f"ahead += count * {self.most_tiles}{fetched}"] if fetched else []
             return
         segment.lines += ["x = start_at[i]", f"tiles = (min({self.most}, {self.length} - x) + {rows - 1}) // {rows}"]
 
         def gathered(first: str, number: str) -> list[str]:
             tile_at = f"i * {self.most_tiles} + {first}"
-            return [f"if {number} > 0:", f"    gathered_tile(advanced(table, ({tile_at}) * {self.across} * {self.span}), advanced(places, {tile_at}), {number}, start, "
-                    f"{self.across}, columns, acc)"]
+            return [f"if {number} > 0:", f"    gathered_tile(address(advanced(table, ({tile_at}) * {self.across} * {self.span})), address(advanced(places, {tile_at})), {number}, "
+                    f"start, {self.across}, columns, {gathered_to})", *([f"    ahead += ({number}){fetched}"] if fetched else [])]
         begin, run = "0", "tiles"
         if self.gathers:
             segment.lines += ["begin = run_from[i]", "end = run_to[i]"]
             begin, run = "begin", "end - begin"
             segment.lines += gathered("0", "begin") + gathered("end", "tiles - end")
         if self.runs:
-            to = f"advanced(acc, (i * {self.most} - x + {rows}) * {width})"
-            segment.lines += [f"if {run} > 0:", f"    line_tile(advanced(tap_at, i * {self.across}), start, {self.step_bytes}, {self.across}, columns, "
-                              f"x + {begin} * {rows}, {run}, {self.length} - {rows}, {to})"]
+            segment.lines += [f"if {run} > 0:", f"    line_tile(address(advanced(tap_at, i * {self.across})), start, {self.step_bytes}, {self.across}, columns, "
+                              f"x + {begin} * {rows}, {run}, {self.length} - {rows}, {run_to})", *([f"    ahead += ({run}){fetched}"] if fetched else [])]
         segment.close("for i in range(count):")

@@ -23,6 +23,7 @@ from .blocking import Blocking, choose_blocking, product_key, reads_b_in_place, 
 from .contraction import ONE, ZERO, Layouts, Product, extent_product, pack_b, packed_tensor
 from .contraction_text import ContractionText, kernel_source, unravel
 from .dots import pack_dots, packed_dots
+from .epilogue import find, finishes, place_arguments
 from .flatten import size_loads
 from .scalar import Emitter, Scope, Writer, literal
 from .tile_shapes import TileShape
@@ -37,14 +38,14 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
     direct = reads_b_in_place(p, target)
     blocking = choose_blocking(p, target, direct)
     if direct:
-        return [ProductText(p, None, blocking, layouts).call()]
+        return [ProductText(p, None, blocking, layouts, finished=finishes(target)).call()]
     if p.joined:
         from .matrix_product import MatrixText
 
         packed = packed_dots(p, blocking.tile.columns)
         return [packing(p, packed, blocking), MatrixText(p, packed, blocking, layouts).call()]
     packed = packed_dots(p, blocking.tile.columns) if p.form is not None and not p.channelwise else packed_tensor(p, blocking.tile.columns)
-    return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts).call()]
+    return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts, finished=finishes(target)).call()]
 
 
 # ------------------------------------------------------------------------------------------------------------------------- packing
@@ -94,16 +95,22 @@ def transposition(p: Product, packed: Tensor, tile: TileShape, shifted: bool) ->
 
 # ------------------------------------------------------------------------------------------------------------------------- emission
 class ProductText(ContractionText):
-    """Writes the kernel of a product and its call; `packed` is None where `b` is read in place."""
+    """Writes the kernel of a product and its call; `packed` is None where `b` is read in place.
+
+    Args:
+        finished: whether tiles compute their epilogues, where these qualify.
+    """
 
     reads_a = True  # whether `a` is a tensor in memory
 
-    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts, beside: ContractionText | None = None) -> None:
+    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts, beside: ContractionText | None = None, finished: bool = False) -> None:
         self.direct = packed is None
         self.packed = ex.load_tensor(p.b) if packed is None else packed
         self.blocking = blocking
         super().__init__(p, (p.a, self.packed) if self.reads_a else (self.packed,), layouts, beside)
         self.a, self.b = self.writer.buffer(p.a) if self.reads_a else "", self.writer.buffer(self.packed)
+        at_once = blocking.chunk is None and blocking.shifted and blocking.abreast == 1 and not p.channelwise and not self.skips and self.has_known_sums
+        self.epilogue = find(self) if finished and at_once else None
 
     @property
     def by_row(self) -> bool:
@@ -127,7 +134,10 @@ class ProductText(ContractionText):
             self.tap_addresses(unit)
         self.gather(unit)
         panel = Scope(unit)
-        self.panel(panel)
+        if self.epilogue is None:
+            self.panel(panel)
+        else:
+            self.finished(panel, place_arguments(self, self.epilogue, unit))
         strip = self.parameter(self.blocking.strip, "strip")
         start, stop = f"strip * {strip}", f"min(strip * {strip} + {strip}, {self.parameter(panels, 'panels')})"
         if self.blocking.abreast > 1:
@@ -157,9 +167,10 @@ class ProductText(ContractionText):
             if self.by_row:
                 self.writer.function("row_tile", "dot_tile", 1, *shape[1:3], p.form.name, p.a.dtype.short)
         else:
-            self.writer.function("register_tile", "register_tile", *shape, self.unit_step)
+            name, form = ("register_tile", ()) if self.epilogue is None else ("finished_tile", (self.epilogue.form,))
+            self.writer.function(name, name, *shape, self.unit_step, *form)
             if self.by_row:
-                self.writer.function("row_tile", "register_tile", 1, *shape[1:], self.unit_step)
+                self.writer.function("row_tile", name, 1, *shape[1:], self.unit_step, *form)
             if self.blocking.abreast > 1:
                 self.writer.function("abreast_tile", "abreast_tile", self.abreast_rows, *shape[1:], self.unit_step, self.blocking.abreast)
 
@@ -218,7 +229,8 @@ class ProductText(ContractionText):
         sums = blocks * tile.rows * tile.columns
         if self.blocking.abreast > 1:
             sums = max(sums, self.blocking.abreast * self.abreast_rows * tile.columns)
-        self.view("acc", sums, self.number)
+        if self.epilogue is None:
+            self.view("acc", sums, self.number)
         self.view("row_at", height, "int64")
         if self.blocking.copied:
             self.view("part", (self.blocking.chunk or 1) * tile.columns, self.number)
@@ -500,6 +512,21 @@ class ProductText(ContractionText):
                 "    if number > 0:",
                 f"        register_tile({rows_at}, number, 0, {byte_step}, {steps}, {b_at}, {b_step}, advanced(acc, {acc_at}), {tile.columns}, "
                 f"tap == run_from[block * {n_taps}], {fetch})"]
+
+    def finished(self, panel: Scope, places: str) -> None:
+        """One panel of columns by tiles that store their results."""
+        p, tile = self.p, self.blocking.tile
+        b_step = self.panel_start(panel)
+        steps = self.parameter(p.groups, "groups of steps")
+        taps, total = (self.parameter(self.taps, "taps"),) * 2 if p.taps else ("1", steps)
+        rows_at = f"advanced(table, block * {taps} * {tile.rows})" if p.guards or p.taps else f"advanced(row_at, block * {tile.rows})"
+        panel.lines += ["k = 0", f"length = {total}", *self.ahead(b_step, total)]
+        walk = f"{taps}, 0, {self.byte_step()}, {steps}, address(columns), {b_step}"
+        whole = f"finished_tile(address({rows_at}), {walk}, ahead + min(block * share, rest) * {taps} * {steps}, share, first_row + block * {tile.rows}, first_column, " \
+                f"count - block * {tile.rows}, {places})"
+        few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
+               f"        row_tile(address(advanced(row_at, i)), {walk}, ahead, 0, first_row + i, first_column, 1, {places})", "else:", f"    {whole}"]
+        panel.lines += ["for block in range(blocks):", *("    " + x for x in (few if self.by_row else [whole]))]
 
     def empty_sums(self, panel: Scope, acc_at: str, size: int, total: str) -> None:
         """Where only the run knows how long sums are: those of nothing are zero."""

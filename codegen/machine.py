@@ -10,6 +10,7 @@ from numba.extending import intrinsic
 
 from ..ir.target import Target
 from .intrinsics import builder
+from .tiles import typed
 
 I32, I64, POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
@@ -60,7 +61,7 @@ def call_address(target: Target, result: str, arguments: str) -> object:
         if result == "v":
             return context.get_dummy_value()
         return b.sext(found, I64) if result == "i" else b.ptrtoint(found, I64) if result == "p" else found
-    return _typed(signature, lower)
+    return typed(signature, lower)
 
 
 def _convert(b: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
@@ -74,7 +75,7 @@ def fetch_add(target: Target) -> object:
     """`f(address, n)`: add n to the int64 there, all at once; gives what it was. What other threads wrote before their additions is seen after it."""
     def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
         return b.atomic_rmw("add", b.inttoptr(values[0], I64.as_pointer()), values[1], "seq_cst")
-    return _typed(types.int64(types.int64, types.int64), lower)
+    return typed(types.int64(types.int64, types.int64), lower)
 
 
 @builder("load_acquire")
@@ -82,7 +83,7 @@ def load_acquire(target: Target) -> object:
     """`f(address)`: the int64 there; what the thread that stored it wrote before is seen after it."""
     def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
         return b.load_atomic(b.inttoptr(values[0], I64.as_pointer()), "acquire", 8)
-    return _typed(types.int64(types.int64), lower)
+    return typed(types.int64(types.int64), lower)
 
 
 @builder("store_release")
@@ -91,7 +92,7 @@ def store_release(target: Target) -> object:
     def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
         b.store_atomic(values[1], b.inttoptr(values[0], I64.as_pointer()), "release", 8)
         return context.get_dummy_value()
-    return _typed(types.void(types.int64, types.int64), lower)
+    return typed(types.void(types.int64, types.int64), lower)
 
 
 @builder("compare_exchange")
@@ -100,7 +101,7 @@ def compare_exchange(target: Target) -> object:
     def lower(context: Any, b: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> ir.Value:
         found = b.cmpxchg(b.inttoptr(values[0], I64.as_pointer()), values[1], values[2], "seq_cst", "seq_cst")
         return b.zext(b.extract_value(found, 1), I64)
-    return _typed(types.int64(types.int64, types.int64, types.int64), lower)
+    return typed(types.int64(types.int64, types.int64, types.int64), lower)
 
 
 @builder("copy_bytes")
@@ -111,7 +112,7 @@ def copy_bytes(target: Target) -> object:
         copy = b.module.declare_intrinsic("llvm.memcpy", [POINTER, POINTER, I64])
         b.call(copy, [to, source, values[2], ir.IntType(1)(0)])
         return context.get_dummy_value()
-    return _typed(types.void(types.int64, types.int64, types.int64), lower)
+    return typed(types.void(types.int64, types.int64, types.int64), lower)
 
 
 @builder("pause")
@@ -123,16 +124,4 @@ def pause(target: Target) -> object:
         elif target.arch in ("aarch64", "arm64"):
             b.call(b.module.declare_intrinsic("llvm.aarch64.hint", (), ir.FunctionType(ir.VoidType(), [I32])), [I32(1)])
         return context.get_dummy_value()
-    return _typed(types.void(), lower)
-
-
-def _typed(signature: Any, lower: Any) -> object:
-    """An intrinsic with one signature, whatever its number of arguments."""
-    count = len(signature.args)
-
-    def typed(context: Any) -> Any:
-        return signature, lower
-    names = ", ".join(f"a{k}" for k in range(count))
-    namespace: dict[str, Any] = {"typed": typed}
-    exec(f"def f(typing_context{', ' if names else ''}{names}):\n    return typed(typing_context)\n", namespace)
-    return intrinsic(namespace["f"])
+    return typed(types.void(), lower)

@@ -20,6 +20,8 @@ from numba.extending import intrinsic
 from ..ir import dtypes as dt
 from ..ir.dtypes import DType
 from ..ir.target import Target
+from .epilogue import Form
+from .finish import Finish
 from .intrinsics import builder
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
@@ -80,6 +82,18 @@ def as_flag(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return value if value.type.width == 1 else b.trunc(value, I1)
 
 
+def typed(signature: Any, lower: Any) -> object:
+    """An intrinsic with one signature, whatever its number of arguments."""
+    count = len(signature.args)
+
+    def typed(context: Any) -> Any:
+        return signature, lower
+    names = ", ".join(f"a{k}" for k in range(count))
+    namespace: dict[str, Any] = {"typed": typed}
+    exec(f"def f(typing_context{', ' if names else ''}{names}):\n    return typed(typing_context)\n", namespace)
+    return intrinsic(namespace["f"])
+
+
 @builder("register_tile")
 def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, unit: bool) -> object:
     """The tile as an intrinsic.
@@ -115,6 +129,35 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
             return ctx.get_dummy_value()
         return signature, lower
     return tile
+
+
+@builder("finished_tile")
+def finished_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, unit: bool, form: Form) -> object:
+    """A tile that computes what is stored of its sums, and stores it.
+
+    Args:
+        form: the epilogue.
+
+    Returns:
+        Intrinsic `tile(table, taps, start, step, length, b, b_step, ahead, ahead_step, row, column, count, *places)`: `table` and `b` are addresses; `row` and
+        `column` are those of the first result, `count` how many rows are stored, at least 1; `places` as in `codegen.finish`; the rest as in `register_tile`.
+    """
+    element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
+    scalar = llvm_scalar(element)
+    name = f"sardonyx.finished.{rows}x{vectors}x{lanes}.{short}{'.unit' if unit else ''}{Finish.suffix(form)}"
+    arguments = (I64,) * (12 + Finish.count(form))
+
+    def emit(f: ir.Function) -> None:
+        body = TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused)
+        table, taps, start, step, length, b, b_step, ahead, ahead_step, row, column, count, *places = f.args
+        finish = Finish(body.bd, target, form, element, body.vector, (rows, vectors), places)
+        body.steps(unit, body.bd.inttoptr(table, I64.as_pointer()), taps, start, step, length, body.bd.inttoptr(b, scalar.as_pointer()), b_step, None, None, None,
+                   ahead, ahead_step, lambda sums: finish.write(sums, row, column, count))
+
+    def lower(context: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
+        bd.call(local_function(bd.module, name, arguments, emit), values)
+        return context.get_dummy_value()
+    return typed(types.void(*[types.int64] * len(arguments)), lower)
 
 
 @builder("abreast_tile")
@@ -203,11 +246,12 @@ class TileBody:
         self.widened: DType | None = None  # the type of 8-bit elements of a that are widened
         self.madd: str | None = None  # multiplies pairs of 16-bit numbers and adds
         self.vector = ir.VectorType(scalar, lanes)
+        self.nothing = ir.Constant(self.vector, [0.0 if self.is_float else 0] * lanes)
         self.bd = ir.IRBuilder(function.append_basic_block("entry"))
 
     # ---- blocks
     def begin(self, c: ir.Value, first: ir.Value, following: ir.Block,
-              c_step: ir.Value | None = None) -> tuple[list[tuple[ir.Value, ir.Value]], tuple[ir.Block, ir.Block], list[ir.Value]]:
+              c_step: ir.Value | None = None) -> tuple[list[tuple[ir.Value, ...]], tuple[ir.Block, ...], list[ir.Value]]:
         """entry -> (zero | resume) -> following. Row i of the accumulators (of each panel after the other) is at `c + i * c_step`, or they lie densely.
 
         Returns:
@@ -223,20 +267,24 @@ class TileBody:
         bd.branch(following)
         bd.position_at_end(zero)
         bd.branch(following)
-        nothing = ir.Constant(self.vector, [0.0 if self.is_float else 0] * self.lanes)
-        return [(nothing, r) for r in resumed], (zero, resume), slots
+        return [(self.nothing, r) for r in resumed], (zero, resume), slots
 
     def finish(self, slots: Sequence[ir.Value], values: Sequence[ir.Value]) -> None:
         for s, v in zip(slots, values, strict=True):
             self.bd.store(v, s, align=self.itemsize)
         self.bd.ret_void()
 
-    def steps(self, unit: bool, table: ir.Value, taps: ir.Value, start: ir.Value, step: ir.Value, length: ir.Value, b: ir.Value, b_step: ir.Value, c: ir.Value,
-              c_step: ir.Value, first: ir.Value, ahead: ir.Value | None = None, ahead_step: ir.Value | None = None) -> None:
-        """entry -> (zero | resume) -> taps -> steps -> tap_end -> done; nothing is fetched ahead without `ahead`."""
+    def steps(self, unit: bool, table: ir.Value, taps: ir.Value, start: ir.Value, step: ir.Value, length: ir.Value, b: ir.Value, b_step: ir.Value, c: ir.Value | None,
+              c_step: ir.Value | None, first: ir.Value | None, ahead: ir.Value | None = None, ahead_step: ir.Value | None = None,
+              epilogue: Callable[[Sequence[ir.Value]], None] | None = None) -> None:
+        """entry -> (zero | resume) -> taps -> steps -> tap_end -> done; nothing is fetched ahead without `ahead`, sums go to `epilogue` instead of `c`."""
         bd, f = self.bd, self.f
         tap, steps, tap_end, done = (f.append_basic_block(n) for n in ("tap", "steps", "tap_end", "done"))
-        starts, before, slots = self.begin(c, first, tap, c_step)
+        if epilogue is None:
+            starts, before, slots = self.begin(c, first, tap, c_step)
+        else:
+            starts, before, slots = [(self.nothing,)] * (self.rows * self.vectors), (bd.block,), []
+            bd.branch(tap)
         bd.position_at_end(tap)
         t, b0 = self.phi(before, I64(0)), self.phi(before, b)
         ahead0 = None if ahead is None else self.phi(before, ahead)
@@ -269,7 +317,11 @@ class TileBody:
         self.follow(tap_end, [(t, t_next), (b0, bp_next), *([] if ahead0 is None else [(ahead0, coming_next)]), *zip(outer, new)])
         bd.cbranch(bd.icmp_signed("<", t_next, taps), tap, done)
         bd.position_at_end(done)
-        self.finish(slots, new)
+        if epilogue is None:
+            self.finish(slots, new)
+        else:
+            epilogue(new)
+            bd.ret_void()
 
     def channels(self, group: int) -> None:
         """entry -> (zero | resume) -> taps -> done"""
