@@ -13,7 +13,9 @@ from ..ir import expr as ex
 from ..ir import integer
 from ..ir.expr import Expr
 
-MAX_SEGMENTS = 6
+MAX_SEGMENTS = 6  # parts of a loop, whatever is in them
+MAX_PIECES = 64  # parts of a loop of which each does little, as in the concatenation of so many tensors
+MAX_PIECEWORK = 400  # distinct expressions of all such parts
 _LOADS = frozenset(("load",))
 _CONDITIONS = frozenset(("lt", "le", "eq", "ne", "and", "or", "not", "xor", "load", "cast"))  # operators of what `with_facts` may be told of
 Facts = Mapping[Expr, bool]
@@ -98,13 +100,12 @@ def segments(roots: Sequence[Expr], axis: Expr, bound: frozenset[Expr]) -> list[
     if not cuts:
         return plain
     ordered = _ordered(cuts)
-    if ordered is not None and len({c.at for c in ordered}) < MAX_SEGMENTS:
-        out = []
-        positions = list(dict.fromkeys(c.at for c in ordered))
-        for k in range(len(positions) + 1):
-            facts = {c.condition: c.before == (k <= positions.index(c.at)) for c in ordered}
-            out.append(Segment(positions[k] if k < len(positions) else None, facts))
-        return out
+    positions = [] if ordered is None else list(dict.fromkeys(c.at for c in ordered))
+    if ordered is not None and len(positions) < MAX_PIECES:
+        at = {p: k for k, p in enumerate(positions)}
+        out = [Segment(p, {c.condition: c.before == (k <= at[c.at]) for c in ordered}) for k, p in enumerate([*positions, None])]
+        if len(out) <= MAX_SEGMENTS or sum(1 for part in out for _ in ex.walk([with_facts(r, part.facts) for r in roots])) <= MAX_PIECEWORK:
+            return out
     starts = [c.at for c in cuts if not c.before]
     ends = [c.at for c in cuts if c.before]
     first = _fold("max", starts)

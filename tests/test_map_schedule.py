@@ -381,6 +381,25 @@ def test_concat_of_many() -> None:
     assert "if" not in call.kernel.text.split("for u")[-1].replace("if ", "", 0) or call.kernel.text.count("for") >= 5
 
 
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("width", [1, 3])
+def test_concat_of_many_decides_nothing_for_each_element(width: int, across: bool) -> None:
+    """Each piece is a loop, or a transposition, of its own."""
+    count, rows = 24, 37
+    parts = [tensor(f"a{k}", (rows, width)) for k in range(count)]
+    c = tensor("c", (rows, count * width))
+
+    def value(i: Expr, j: Expr) -> Expr:
+        out = parts[-1][i, j - (count - 1) * width]
+        for k in range(count - 2, -1, -1):
+            out = ex.where(j < (k + 1) * width, parts[k][i, j - k * width], out)
+        return out
+    text = check(identity_map(c, value), {p: (1, 0) for p in parts} if across else None).kernel.text
+    assert " if " not in text and "select" not in text
+    if not across:
+        assert text.count("for ") > count
+
+
 def bilinear(x: Tensor, p: Expr, q: Expr) -> Expr:
     """Four guarded loads at a data-dependent place, mixed: about 60 expressions."""
     total: Expr = ex.const(0.0, x.dtype)
