@@ -33,7 +33,7 @@ PADDING_SHARE = 100  # padding of up to 1/PADDING_SHARE of the columns is not wo
 ABREAST_STEPS = 128  # steps of a sum; shorter panels side by side end before memory has found their pace
 RANKS = 4  # tiles that measurements may choose from
 FEW_REGISTERS = 16
-LONE_VECTOR_COST = 1.05  # of a tile that loads an element of `a` for every multiplication, where registers are too few for more rows
+LONE_VECTOR_COST = 1.23  # of a tile that loads an element of `a` for every multiplication, where registers are too few for more rows
 ADDRESS_REGISTERS = 10  # rows of a tile whose addresses stay in registers; further ones cost time
 
 

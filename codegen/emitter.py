@@ -16,6 +16,8 @@ from ..ir.target import Target
 
 Number = Union["Value", int, float]
 BOOL = ir.IntType(1)
+FIRST_LEVEL, SECOND_LEVEL = 3, 2  # localities of LLVM's prefetch
+LINE_BYTES = 64  # of a cache line, of which no target has shorter ones
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,19 @@ class Value:
 
     def copysign(self, sign: Number) -> "Value":
         return self.apply("llvm.copysign", sign)
+
+
+def prefetch(builder: ir.IRBuilder, address: ir.Value, locality: int, written: bool = False) -> None:
+    """Ask for the cache line at a pointer or address, to be read or written; it need not be memory that exists.
+
+    Args:
+        locality: `FIRST_LEVEL` or `SECOND_LEVEL` of the caches.
+    """
+    pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    name, module = "llvm.prefetch.p0", builder.module
+    function = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag]), name)
+    at = builder.bitcast(address, pointer) if isinstance(address.type, ir.PointerType) else builder.inttoptr(address, pointer)
+    builder.call(function, [at, flag(int(written)), flag(locality), flag(1)])
 
 
 # Code of a function: (code, *arguments) -> result.

@@ -9,7 +9,7 @@ from llvmlite import ir
 from ..ir.dtypes import DType
 from ..ir.target import Target
 from . import mathlib
-from .emitter import Code, Value
+from .emitter import FIRST_LEVEL, LINE_BYTES, Code, Value, prefetch
 from .epilogue import ARITHMETIC, Form, Tree
 
 I64 = ir.IntType(64)
@@ -53,6 +53,14 @@ class Finish:
             self.in_registers(sums, starts, held, count)
         else:
             self.by_rows(sums, starts, held, count)
+
+    def fetch(self, row: ir.Value, column: ir.Value) -> None:
+        """Ask for the memory that the tile's results go to: a store to a line that is not in the cache waits for it."""
+        at = self.pointer(*self.places[0], row, column, (True, True))
+        for _ in range(self.rows):
+            for line in range(0, self.vectors * self.vector.count * self.dtype.itemsize_bytes, LINE_BYTES):
+                prefetch(self.bd, self.bd.gep(at, [I64(line // self.dtype.itemsize_bytes)]), FIRST_LEVEL, written=True)
+            at = self.bd.gep(at, [self.places[0][1]])
 
     def in_registers(self, sums: Sequence[ir.Value], starts: Sequence[ir.Value], held: Sequence[list[ir.Value] | None], count: ir.Value | None) -> None:
         bd = self.bd

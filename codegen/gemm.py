@@ -30,6 +30,7 @@ from .tile_shapes import TileShape
 
 FEW_LEFT = 2  # rows of a block; up to here each is computed by itself where the number of rows is not known before
 SHORT_GAP = 8  # steps of padding that are multiplied rather than begin another run of taps: a call of a tile costs as much
+RESULTS_SHARE = 4  # of the second-level cache; larger results are asked for before they are written
 NARROW = 4  # columns; results of up to so many are stored column by column, along the rows of a unit
 
 
@@ -38,14 +39,14 @@ def schedule(p: Product, layouts: Layouts, target: Target) -> list[MapNest | Ker
     direct = reads_b_in_place(p, target)
     blocking = choose_blocking(p, target, direct)
     if direct:
-        return [ProductText(p, None, blocking, layouts, finished=finishes(target)).call()]
+        return [ProductText(p, None, blocking, layouts, finisher=target).call()]
     if p.joined:
         from .matrix_product import MatrixText
 
         packed = packed_dots(p, blocking.tile.columns)
         return [packing(p, packed, blocking), MatrixText(p, packed, blocking, layouts).call()]
     packed = packed_dots(p, blocking.tile.columns) if p.form is not None and not p.channelwise else packed_tensor(p, blocking.tile.columns)
-    return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts, finished=finishes(target)).call()]
+    return [packing(p, packed, blocking), ProductText(p, packed, blocking, layouts, finisher=target).call()]
 
 
 # ------------------------------------------------------------------------------------------------------------------------- packing
@@ -98,19 +99,22 @@ class ProductText(ContractionText):
     """Writes the kernel of a product and its call; `packed` is None where `b` is read in place.
 
     Args:
-        finished: whether tiles compute their epilogues, where these qualify.
+        finisher: the machine, where its tiles may compute epilogues.
     """
 
     reads_a = True  # whether `a` is a tensor in memory
 
-    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts, beside: ContractionText | None = None, finished: bool = False) -> None:
+    def __init__(self, p: Product, packed: Tensor | None, blocking: Blocking, layouts: Layouts, beside: ContractionText | None = None,
+                 finisher: Target | None = None) -> None:
         self.direct = packed is None
         self.packed = ex.load_tensor(p.b) if packed is None else packed
         self.blocking = blocking
         super().__init__(p, (p.a, self.packed) if self.reads_a else (self.packed,), layouts, beside)
         self.a, self.b = self.writer.buffer(p.a) if self.reads_a else "", self.writer.buffer(self.packed)
         at_once = blocking.chunk is None and blocking.shifted and blocking.abreast == 1 and not p.channelwise and not self.skips and self.has_known_sums
-        self.epilogue = find(self) if finished and at_once else None
+        self.epilogue = find(self) if finisher is not None and finishes(finisher) and at_once else None
+        size = integer.as_int(p.stores[0].tensor.numel())
+        self.fetches = finisher is not None and size is not None and size * p.dtype.itemsize_bytes > RESULTS_SHARE * finisher.l2_bytes
 
     @property
     def by_row(self) -> bool:
@@ -167,7 +171,7 @@ class ProductText(ContractionText):
             if self.by_row:
                 self.writer.function("row_tile", "dot_tile", 1, *shape[1:3], p.form.name, p.a.dtype.short)
         else:
-            name, form = ("register_tile", ()) if self.epilogue is None else ("finished_tile", (self.epilogue.form,))
+            name, form = ("register_tile", ()) if self.epilogue is None else ("finished_tile", (self.epilogue.form, self.fetches))
             self.writer.function(name, name, *shape, self.unit_step, *form)
             if self.by_row:
                 self.writer.function("row_tile", name, 1, *shape[1:], self.unit_step, *form)
@@ -519,14 +523,17 @@ class ProductText(ContractionText):
         b_step = self.panel_start(panel)
         steps = self.parameter(p.groups, "groups of steps")
         taps, total = (self.parameter(self.taps, "taps"),) * 2 if p.taps else ("1", steps)
-        rows_at = f"advanced(table, block * {taps} * {tile.rows})" if p.guards or p.taps else f"advanced(row_at, block * {tile.rows})"
         panel.lines += ["k = 0", f"length = {total}", *self.ahead(b_step, total)]
-        walk = f"{taps}, 0, {self.byte_step()}, {steps}, address(columns), {b_step}"
-        whole = f"finished_tile(address({rows_at}), {walk}, ahead + min(block * share, rest) * {taps} * {steps}, share, first_row + block * {tile.rows}, first_column, " \
-                f"count - block * {tile.rows}, {places})"
-        few = [f"if count - block * {tile.rows} <= {FEW_LEFT}:", f"    for i in range(block * {tile.rows}, count):",
-               f"        row_tile(address(advanced(row_at, i)), {walk}, ahead, 0, first_row + i, first_column, 1, {places})", "else:", f"    {whole}"]
-        panel.lines += ["for block in range(blocks):", *("    " + x for x in (few if self.by_row else [whole]))]
+        table = "table" if p.guards or p.taps else "row_at"
+
+        def call(tile_name: str, first: str, fetch: str, count: str) -> str:
+            return f"{tile_name}(address(advanced({table}, {first})), {taps}, {self.byte_step()}, {steps}, address(columns), {b_step}, {fetch}, first_row + {first}, " \
+                   f"first_column, {count}, {places})"
+        if self.by_row:
+            whole, few = call("finished_tile", "0", "ahead, share, rest", "count - left"), call("row_tile", "(count - left)", "ahead, 0, 0", "left")
+            panel.lines += [f"left = count % {tile.rows}", f"left = left if left <= {FEW_LEFT} else 0", "if left < count:", f"    {whole}", "if left > 0:", f"    {few}"]
+        else:
+            panel.lines.append(call("finished_tile", "0", "ahead, share, rest", "count"))
 
     def empty_sums(self, panel: Scope, acc_at: str, size: int, total: str) -> None:
         """Where only the run knows how long sums are: those of nothing are zero."""

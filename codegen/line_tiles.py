@@ -17,12 +17,11 @@ from numba.core import types
 
 from ..ir import dtypes as dt
 from ..ir.target import Target
+from .emitter import LINE_BYTES, SECOND_LEVEL, prefetch
 from .epilogue import Form
 from .finish import Finish
 from .intrinsics import builder
-from .tiles import I32, I64, MADD, POINTER, SECOND_LEVEL, TileBody, call_named, has_fused_multiply_add, llvm_scalar, local_function, typed
-
-LINE_BYTES = 64  # of a cache line, of which no target has shorter ones
+from .tiles import I64, MADD, POINTER, TileBody, has_fused_multiply_add, llvm_scalar, local_function, typed
 
 
 @builder("line_tile")
@@ -95,7 +94,7 @@ def write_fetch(bd: ir.IRBuilder, address: ir.Value, size: ir.Value) -> None:
     bd.position_at_end(line)
     at = bd.phi(I64)
     at.add_incoming(I64(0), before)
-    call_named(bd, "llvm.prefetch.p0", ir.VoidType(), [bd.inttoptr(bd.add(address, at), POINTER), I32(0), I32(SECOND_LEVEL), I32(1)])
+    prefetch(bd, bd.add(address, at), SECOND_LEVEL)
     following = bd.add(at, I64(LINE_BYTES))
     at.add_incoming(following, line)
     bd.cbranch(bd.icmp_signed("<", following, size), line, done)

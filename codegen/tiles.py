@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from ..ir import dtypes as dt
 from ..ir.dtypes import DType
 from ..ir.target import Target
+from .emitter import SECOND_LEVEL, prefetch
 from .epilogue import Form
 from .finish import Finish
 from .intrinsics import builder
@@ -42,7 +43,6 @@ class BFloatType(ir.Type):  # type: ignore[misc]  # llvmlite's types have no ann
 
 
 BFLOAT = BFloatType()
-SECOND_LEVEL = 2  # locality of LLVM's prefetch
 MADD = {128: "llvm.x86.sse2.pmadd.wd", 256: "llvm.x86.avx2.pmadd.wd", 512: "llvm.x86.avx512.pmaddw.d.512"}
 
 
@@ -132,27 +132,48 @@ def register_tile(target: Target, rows: int, vectors: int, lanes: int, short: st
 
 
 @builder("finished_tile")
-def finished_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, unit: bool, form: Form) -> object:
-    """A tile that computes what is stored of its sums, and stores it.
+def finished_tile(target: Target, rows: int, vectors: int, lanes: int, short: str, unit: bool, form: Form, fetches: bool) -> object:
+    """Tiles one below the other that compute what is stored of their sums, and store it.
 
     Args:
         form: the epilogue.
+        fetches: whether a tile asks for the memory that it will write.
 
     Returns:
-        Intrinsic `tile(table, taps, start, step, length, b, b_step, ahead, ahead_step, row, column, count, *places)`: `table` and `b` are addresses; `row` and
-        `column` are those of the first result, `count` how many rows are stored, at least 1; `places` as in `codegen.finish`; the rest as in `register_tile`.
+        Intrinsic `tile(table, taps, step, length, b, b_step, ahead, share, rest, row, column, count, *places)`: `count` rows from `row` on, at least 1, whose results
+        begin at `column`; entry `(block * taps + t) * rows + i` of `table` is where row i of a block's tap t starts, also of rows behind the last; `table` and `b` are
+        addresses; block k fetches from `ahead + min(k * share, rest) * taps * length`, `share` bytes a step; `places` as in `codegen.finish`; the rest as in `register_tile`.
     """
     element, fused = dt.BY_SHORT[short], has_fused_multiply_add(target)
     scalar = llvm_scalar(element)
-    name = f"sardonyx.finished.{rows}x{vectors}x{lanes}.{short}{'.unit' if unit else ''}{Finish.suffix(form)}"
+    name = f"sardonyx.finished.{rows}x{vectors}x{lanes}.{short}{'.unit' if unit else ''}{'.fetch' if fetches else ''}{Finish.suffix(form)}"
     arguments = (I64,) * (12 + Finish.count(form))
 
     def emit(f: ir.Function) -> None:
         body = TileBody(f, scalar, element.itemsize_bytes, rows, vectors, lanes, fused)
-        table, taps, start, step, length, b, b_step, ahead, ahead_step, row, column, count, *places = f.args
-        finish = Finish(body.bd, target, form, element, body.vector, (rows, vectors), places)
-        body.steps(unit, body.bd.inttoptr(table, I64.as_pointer()), taps, start, step, length, body.bd.inttoptr(b, scalar.as_pointer()), b_step, None, None, None,
-                   ahead, ahead_step, lambda sums: finish.write(sums, row, column, count))
+        table, taps, step, length, b, b_step, ahead, share, rest, row, column, count, *places = f.args
+        bd = body.bd
+        finish = Finish(bd, target, form, element, body.vector, (rows, vectors), places)
+        entry, block = bd.block, f.append_basic_block("block")
+        bd.branch(block)
+        bd.position_at_end(block)
+        above = body.phi((entry,), I64(0))
+        number = bd.sdiv(above, I64(rows))
+        part = bd.mul(number, share)
+        part = bd.mul(bd.select(bd.icmp_signed("<", part, rest), part, rest), bd.mul(taps, length))
+        first = bd.add(row, above)
+        if fetches:
+            finish.fetch(first, column)
+
+        def store(sums: Sequence[ir.Value]) -> None:
+            finish.write(sums, first, column, bd.sub(count, above))
+            below, done = bd.add(above, I64(rows)), f.append_basic_block("all")
+            body.follow(bd.block, [(above, below)])
+            bd.cbranch(bd.icmp_signed("<", below, count), block, done)
+            bd.position_at_end(done)
+            bd.ret_void()
+        body.steps(unit, bd.gep(bd.inttoptr(table, I64.as_pointer()), [bd.mul(above, taps)]), taps, I64(0), step, length, bd.inttoptr(b, scalar.as_pointer()), b_step, None,
+                   None, None, bd.add(ahead, part), share, store)
 
     def lower(context: Any, bd: ir.IRBuilder, _: Any, values: Sequence[ir.Value]) -> Any:
         bd.call(local_function(bd.module, name, arguments, emit), values)
@@ -321,7 +342,6 @@ class TileBody:
             self.finish(slots, new)
         else:
             epilogue(new)
-            bd.ret_void()
 
     def channels(self, group: int) -> None:
         """entry -> (zero | resume) -> taps -> done"""
@@ -441,9 +461,7 @@ class TileBody:
     # ---- values
     def fetch(self, address: ir.Value) -> None:
         """Ask for a line of memory in the second-level cache."""
-        bd, name = self.bd, "llvm.prefetch.p0"
-        prefetch = bd.module.globals.get(name) or ir.Function(bd.module, ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32]), name)
-        bd.call(prefetch, [bd.inttoptr(address, POINTER), I32(0), I32(SECOND_LEVEL), I32(1)])
+        prefetch(self.bd, address, SECOND_LEVEL)
 
     def slot(self, c: ir.Value, index: int) -> ir.Value:
         """Where vector `index` of dense vectors lies."""

@@ -591,8 +591,15 @@ def tile_calls(call: KernelCall) -> list[TileCall]:
                       ahead: int, ahead_step: int) -> None:
         found.append(TileCall(taps, length, ahead, ahead + (taps * length - 1) * ahead_step + 1))
 
+    def finished_tile(table: object, taps: int, step: object, length: int, b: object, b_step: int, ahead: int, share: int, rest: int, row: int, column: int, count: int,
+                      *places: int) -> None:
+        for block in range(-(-count // rows)):
+            register_tile(table, taps, 0, step, length, b, b_step, None, 0, True, ahead + min(block * share, rest) * taps * length, share)
+
+    rows = next((arguments[0] for _, builder, arguments in call.kernel.constants if builder == "finished_tile"), 1)
     names: dict[str, object] = {name: lambda *_: Place() for name, _, _ in call.kernel.constants}
-    names |= {"advanced": lambda place, n: Place(place.at + n, place.written), "address": lambda place: place.at * 4, "register_tile": register_tile, "float32": float}
+    names |= {"advanced": lambda place, n: Place(place.at + n, place.written), "address": lambda place: place.at * 4, "register_tile": register_tile,
+              "finished_tile": finished_tile, "float32": float}
     exec(call.kernel.text, names)
     names["kernel"](*(Place() for _ in call.buffers), *(size_of(p, {}) for p in call.parameters), 0, size_of(call.units, {}), Place())
     return found
