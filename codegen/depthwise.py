@@ -225,7 +225,7 @@ class LinesText(ContractionText):
         unit.lines += [f"first = unit % {n_groups} * {n_height}", f"count = min({n_height}, {self.parameter(total, 'segments')} - first)"]
         self.decode_strip(unit, n_groups, strips)
         self.addresses(unit)
-        if blocking.ahead:
+        if self.can_fetch:
             self.ahead(unit)
         n_strip, n_panels = self.parameter(blocking.strip, "strip"), self.parameter(panels, "panels")
         if self.epilogue is not None:
@@ -253,6 +253,11 @@ class LinesText(ContractionText):
             self.writer.function("line_tile", "line_tile", *shape)
         if self.gathers:
             self.writer.function("gathered_tile", "gathered_line_tile", *shape)
+
+    @property
+    def can_fetch(self) -> bool:
+        """Whether the text fetches ahead. Where tiles do, those that need not are told so by a size: one text serves large and small inputs."""
+        return self.blocking.ahead if self.epilogue is None else self.blocking.segment is None and len(self.p.rows) > 1
 
     # ---- sizes
     @property
@@ -376,7 +381,9 @@ class LinesText(ContractionText):
         if self.epilogue is None:
             unit.lines.append(f"share = (rest + {panels} - 1) // {panels} if ahead >= base else 0")
         else:
-            unit.lines += [f"share = (rest // (count * {self.most_tiles} * {panels}) // {LINE} + 1) * {LINE} if (ahead >= base) & (rest > 0) else 0", "ahead_to = ahead + rest"]
+            far = self.parameter(ONE if self.blocking.ahead else ZERO, "far")
+            unit.lines += [f"share = (rest // (count * {self.most_tiles} * {panels}) // {LINE} + 1) * {LINE} if (ahead >= base) & (rest > 0) & ({far} > 0) else 0",
+                           "ahead_to = ahead + rest"]
 
     # ---- sums and stores
     def panel(self, panel: Scope) -> None:
@@ -429,8 +436,8 @@ class LinesText(ContractionText):
         width = self.blocking.tile.columns
         self.weights(unit)
         unit.lines.append("start = 0")
-        tail = f"panel * {width}, number, {self.parameter(self.columns, 'columns')} - {width}, {'ahead, share, ahead_to' if self.blocking.ahead else '0, 0, 0'}, {places}"
-        self.sums(unit, f"0, {tail}", f"{self.line_number} * {self.length}, {tail}", " * number * share" if self.blocking.ahead else "")
+        tail = f"panel * {width}, number, {self.parameter(self.columns, 'columns')} - {width}, {'ahead, share, ahead_to' if self.can_fetch else '0, 0, 0'}, {places}"
+        self.sums(unit, f"0, {tail}", f"{self.line_number} * {self.length}, {tail}", " * number * share" if self.can_fetch else "")
 
     def sums(self, panel: Scope, gathered_to: str, run_to: str, fetched: str = "") -> None:
         """All tiles of a panel.
