@@ -9,7 +9,7 @@ from ..ir.loops import MapNest
 from ..ir.target import Target
 from .flatten import flatten
 from .map_loops import MapSchedule
-from .transposes import TransposeSchedule, crossing, unroll_small_axes
+from .transposes import TransposeSchedule, crossing, expand_small_reductions, unroll_small_axes
 from .windows import expand_windows
 
 
@@ -28,7 +28,7 @@ def schedule_map(nest: MapNest, layouts: Mapping[Tensor, tuple[int, ...]], targe
         UnsupportedError: element types that kernels do not handle yet.
     """
     del target  # vector widths are decided where intrinsics are built
-    flat = expand_windows(flatten(nest, layouts))
+    flat = expand_small_reductions(expand_windows(flatten(nest, layouts)))
     flat, literals = unroll_small_axes(flat)
     crossed = crossing(flat)
     schedule = MapSchedule(flat) if crossed is None else TransposeSchedule(flat, *crossed)

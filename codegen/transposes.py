@@ -13,10 +13,12 @@ from .flatten import FlatNest, FlatStore, is_size, merge_parallel_axes, replace_
 from .map_loops import MAX_CASES, MapSchedule, expressions
 from .numba_backend import storage_name
 from .scalar import Scope, bare
+from .windows import FOLDS, fold
 
 TILE = 16  # rows of a tile: one unit
 STRIP = 256  # columns of a tile that stands in scratch memory
 SMALL = 8  # a constant axis up to this long is written out
+SHORT_ROW = 6  # elements; up to here loops go along rows, not in them
 MAX_WRITTEN = 400  # distinct expressions of all copies at most: Numba's front end takes time that grows with the square of a body's variables
 
 
@@ -33,6 +35,32 @@ def is_unit(offset: Expr, axis: Expr) -> bool:
 
 def has_reductions(nest: FlatNest) -> bool:
     return any(e.op == "reduce" for e in ex.walk(nest.roots()))
+
+
+def expand_small_reductions(nest: FlatNest) -> FlatNest:
+    """exp(x[n, i]) / sum(k < 3: exp(x[n, k]))  ->  exp(x[n, i]) / (exp(x[n, 0]) + exp(x[n, 1]) + exp(x[n, 2]))
+
+    where the innermost axis is as short, so that it is written out as well: loops go along rows, of which each is too short for one.
+    """
+    inner = nest.axes[-1] if len(nest.axes) > 1 else None
+    found = {e for e in ex.walk(nest.roots()) if e.op == "reduce"}
+    count = None if inner is None else integer.as_int(inner.extent)
+    if not found or count is None or count > SHORT_ROW or any(not is_short(e) for e in found):
+        return nest
+
+    def visit(e: Expr) -> Expr | None:
+        if e.op != "reduce":
+            return None
+        axis, = ex.reduce_axes(e)
+        return fold(ex.reduce_kind(e), [substitute_free(e.args[0], {axis: ex.const(k)}) for k in range(int(axis.extent.value))])
+    expanded = nest.rewritten(lambda roots: ex.transform(roots, visit), nest.axes)
+    return expanded if expressions(expanded.stores) * count <= MAX_WRITTEN else nest
+
+
+def is_short(e: Expr) -> bool:
+    """Whether a reduction goes along one short axis."""
+    axes = ex.reduce_axes(e)
+    return len(axes) == 1 and ex.reduce_kind(e) in FOLDS and 0 < (integer.as_int(axes[0].extent) or 0) <= SHORT_ROW
 
 
 def unroll_small_axes(nest: FlatNest) -> tuple[FlatNest, int]:

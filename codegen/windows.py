@@ -14,7 +14,7 @@ from .flatten import FlatNest, substitute_free
 WINDOW = 25  # positions of a window
 WRITTEN_OUT = 400  # operations that a window may be written out to
 _WRITABLE = ex.CHEAP | {"load", "poly", "axis", "const", "sym", "floordiv", "mod"}
-_FOLDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
+FOLDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
 
 def is_window(r: Expr) -> bool:
@@ -51,7 +51,7 @@ def expand_windows(nest: FlatNest) -> FlatNest:
     inner = nest.axes[-1] if nest.axes else None
 
     def visit(e: Expr) -> Expr | None:
-        if e.op != "reduce" or ex.reduce_kind(e) not in _FOLDS or inner not in e.axes or not is_window(e) or not is_cheap(e):
+        if e.op != "reduce" or ex.reduce_kind(e) not in FOLDS or inner not in e.axes or not is_window(e) or not is_cheap(e):
             return None
         positions = itertools.product(*(range(int(a.extent.value)) for a in ex.reduce_axes(e)))
         values = [substitute_free(e.args[0], dict(zip(ex.reduce_axes(e), map(ex.const, p)))) for p in positions]
@@ -69,7 +69,7 @@ def fold(kind: str, values: Sequence[Expr]) -> Expr:
     """The reduction of given values, first to last."""
     out = values[0]
     for v in values[1:]:
-        out = ex.binary(_FOLDS[kind], out, v)
+        out = ex.binary(FOLDS[kind], out, v)
     return out
 
 

@@ -237,6 +237,15 @@ def test_softmax(shape: tuple[int, ...]) -> None:
     assert call.kernel.text.count("exp_f32(") <= 1
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_softmax_of_short_rows_goes_along_them(n: int) -> None:
+    """Two or six exponentials are no loop."""
+    x, y = tensor("x", (3, 70, n)), tensor("y", (3, 70, n))
+    call = check(identity_map(y, softmax(lambda *i: x[i], n)))
+    assert call.kernel.text.count("for ") == 1
+    assert call.kernel.text.count("exp_f32(") == n
+
+
 @pytest.mark.parametrize("shape", [(3, 10, 21), (1, 8, 8), (3, 7, 6), (2, 24, 4)])
 def test_softmax_over_the_middle(shape: tuple[int, int, int]) -> None:
     """Nested reductions over a short axis are not written out: each of the sums would repeat the maximum, for each of the results again."""
