@@ -76,16 +76,23 @@ def activate(kind, alpha, beta, x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def narrowed(x):
+    """An activation's value in the layer's own type: the kinds together are of float64, since alpha and beta are."""
+    if DOUBLE:
+        return x
+    return np.float32(x)
+
+
 def activate_f(d, x):
-    return activate(F1, F1_ALPHA, F1_BETA, x) if d > 0 else activate(F0, F0_ALPHA, F0_BETA, x)
+    return narrowed(activate(F1, F1_ALPHA, F1_BETA, x) if d > 0 else activate(F0, F0_ALPHA, F0_BETA, x))
 
 
 def activate_g(d, x):
-    return activate(G1, G1_ALPHA, G1_BETA, x) if d > 0 else activate(G0, G0_ALPHA, G0_BETA, x)
+    return narrowed(activate(G1, G1_ALPHA, G1_BETA, x) if d > 0 else activate(G0, G0_ALPHA, G0_BETA, x))
 
 
 def activate_h(d, x):
-    return activate(H1, H1_ALPHA, H1_BETA, x) if d > 0 else activate(H0, H0_ALPHA, H0_BETA, x)
+    return narrowed(activate(H1, H1_ALPHA, H1_BETA, x) if d > 0 else activate(H0, H0_ALPHA, H0_BETA, x))
 
 
 def clipped(x):
@@ -292,7 +299,7 @@ def rnn(x, r, h_first, lengths, y, h, work, steps, batch, size, y_step, y_direct
                         y[step * y_step + d * y_direction + b * y_row + j] = 0
 
 
-SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, activate_f, clipped, whole_panels, add_products)
+SINGLE_HELPERS = (hyperbolic_tangent, logistic, activate, narrowed, activate_f, clipped, whole_panels, add_products)
 SCALAR_HELPERS = (*SINGLE_HELPERS, activate_g, activate_h)
 LSTM_ROUTINE = Routine("lstm", lstm, (*SCALAR_HELPERS, lstm_cell))
 GRU_ROUTINE = Routine("gru", gru, tuple(f for f in SCALAR_HELPERS if f is not activate_h))
