@@ -24,10 +24,10 @@ RELOCATABLE, X86_64 = 1, 62
 PROGBITS, SYMTAB, RELA, UNWIND = 1, 2, 4, 0x70000001  # types of sections
 WRITE, ALLOC, THREAD_LOCAL = 1, 2, 0x400  # flags of sections
 UNDEFINED, FIRST_RESERVED, ABSOLUTE = 0, 0xFF00, 0xFFF1  # numbers of sections in symbols
-# Relocations: S + A in 8 bytes; S + A - P in 4, to a function too far away by way of a stub, and in 8; a slot that holds S, less P, in 4.
+# Relocations: S + A in 8 bytes; S + A - P in 4, to a function too far away by way of a trampoline, and in 8; a slot that holds S, less P, in 4.
 DIRECT, NEAR, CALL, FAR, SLOTS = 1, 2, 4, 24, (9, 41, 42)
 JUMP = b"\xff\x25\x02\x00\x00\x00\x0f\x0b"  # jmp [rip + 2]; ud2; the slot with the address follows
-STUB_BYTES = len(JUMP) + 8
+TRAMPOLINE_BYTES = len(JUMP) + 8
 
 
 class Section(NamedTuple):
@@ -150,9 +150,9 @@ class PlacedCode:
                 end = -(-end // max(1, s.alignment)) * max(1, s.alignment)
                 offsets[-1][k] = end
                 end += s.size
-        stubs_at = -(-end // STUB_BYTES) * STUB_BYTES
-        stubs = {s.name: 0 for o in objects for s in o.symbols if s.section == UNDEFINED and s.name}
-        self._memory = mmap.mmap(-1, max(1, stubs_at + STUB_BYTES * len(stubs)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        trampolines_at = -(-end // TRAMPOLINE_BYTES) * TRAMPOLINE_BYTES
+        trampolines = {s.name: 0 for o in objects for s in o.symbols if s.section == UNDEFINED and s.name}
+        self._memory = mmap.mmap(-1, max(1, trampolines_at + TRAMPOLINE_BYTES * len(trampolines)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.symbols: dict[str, int] = {}
         for o, places in zip(objects, offsets, strict=True):
@@ -161,20 +161,21 @@ class PlacedCode:
             for symbol in o.symbols:
                 if symbol.is_global and symbol.section in places:
                     self.symbols.setdefault(symbol.name, self._base + places[symbol.section] + symbol.value)
-        for n, name in enumerate(stubs):
-            stubs[name] = self._base + stubs_at + n * STUB_BYTES
-            self._memory[stubs_at + n * STUB_BYTES:stubs_at + (n + 1) * STUB_BYTES] = JUMP + struct.pack("<Q", self.symbols.get(name) or system_function(name))
+        for n, name in enumerate(trampolines):
+            at = trampolines_at + n * TRAMPOLINE_BYTES
+            trampolines[name] = self._base + at
+            self._memory[at:at + TRAMPOLINE_BYTES] = JUMP + struct.pack("<Q", self.symbols.get(name) or system_function(name))
         for o, places in zip(objects, offsets, strict=True):
-            self._refer(o, places, stubs)
+            self._refer(o, places, trampolines)
         self._protect()
 
-    def _refer(self, o: Object, places: Mapping[int, int], stubs: Mapping[str, int]) -> None:
+    def _refer(self, o: Object, places: Mapping[int, int], trampolines: Mapping[str, int]) -> None:
         """Fill in an object's references."""
         for section, offset, kind, symbol, addend in o.relocations():
             if symbol.section in places and kind not in SLOTS:
                 value = self._base + places[symbol.section] + symbol.value
             elif symbol.section == UNDEFINED and kind in (CALL, *SLOTS) and symbol.name:
-                value = stubs[symbol.name] + (0 if kind == CALL else len(JUMP))
+                value = trampolines[symbol.name] + (0 if kind == CALL else len(JUMP))
             else:
                 raise Unfit
             size = 8 if kind in (DIRECT, FAR) else 4

@@ -48,7 +48,7 @@ def test_kernels_run_from_either(load: Callable[[list[bytes]], PlacedCode | Engi
 
 @served
 def test_references_to_constants_to_the_system_and_between_objects() -> None:
-    """Relocations near, through stubs and through slots: a table of constants, a function of libm called and its address taken, and one of another object."""
+    """Relocations near, through trampolines and through slots: a table of constants, a function of libm called and its address taken, and one of another object."""
     table = ", ".join(f"double {k}.5" for k in range(16))
     one = compiled(HYPOT + "declare double @other(double)\n@table = private constant [16 x double] [" + table + "]\n"
                    "define double @called(double %x, double %y) {\n  %z = call double @hypot(double %x, double %y)\n  %w = call double @other(double %z)\n  ret double %w\n}\n"
